@@ -1,0 +1,22 @@
+//! river-runner: a synchronous node agent that runs a cluster's tasks and never loses a result.
+//!
+//! The house has five floors; `use crate::` goes down only, and rooms of floor 1 do not import each
+//! other. `tests/layers.rs` reads every file and refuses anything else.
+//!
+//! ```text
+//! 4  app cli      wires everything; the command line
+//! 3  api loops    who asks: the host and users (api) or the clock (loops)
+//! 2  ops          what is done: one verb = one function; all policy
+//! 1  serve docker host machine store lanes      the outside, one peer each
+//! 0  wire model limits metrics threads stop     words and rules; no I/O
+//! ```
+//!
+//! `POST /api/execute` from socket to report, in six files: [`serve::pool`], [`api::tasks`],
+//! [`ops::task::execute`], [`docker::containers`], [`ops::task::finish`], [`host::outbox`].
+
+pub mod limits;
+pub mod metrics;
+pub mod model;
+pub mod stop;
+pub mod threads;
+pub mod wire;

@@ -1,0 +1,68 @@
+//! What the runner counts about itself: process-wide counters and gauges, shown by `GET /metrics`.
+//! One table; adding a figure is adding a row.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A figure that other threads change without a lock.
+#[derive(Debug)]
+pub struct Figure(AtomicU64);
+
+impl Figure {
+    /// One more.
+    pub fn up(&self) {
+        self.add(1);
+    }
+
+    /// One fewer (gauges only). Never below zero.
+    pub fn down(&self) {
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+    }
+
+    /// `n` more.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Whether a figure only grows (`Counter`) or also falls (`Gauge`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+}
+
+/// One row of the table as `/metrics` prints it.
+#[derive(Debug)]
+pub struct Row {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub help: &'static str,
+    pub figure: &'static Figure,
+}
+
+macro_rules! figures {
+    ($($constant:ident $kind:ident $name:literal $help:literal;)*) => {
+        $(#[doc = $help] pub static $constant: Figure = Figure(AtomicU64::new(0));)*
+        /// All figures, in the order of the table.
+        pub static ROWS: &[Row] = &[
+            $(Row { name: $name, kind: Kind::$kind, help: $help, figure: &$constant },)*
+        ];
+    };
+}
+
+figures! {
+    // threads
+    THREADS_LIVE Gauge "river_threads" "Threads of the runner alive now.";
+    THREAD_PANICS Counter "river_thread_panics_total" "Threads that ended by a panic.";
+    // serve
+    // docker
+    // lanes
+    // store
+    // host
+    // ops
+}

@@ -1,0 +1,1 @@
+//! What peers write: structs and codecs exactly as the bytes are, ugly where the peer is.

@@ -1,0 +1,1 @@
+//! Integration tests: the built runner against a real Docker Engine; fakes only for faults.

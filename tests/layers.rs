@@ -1,0 +1,1 @@
+//! The floor map of `src/lib.rs`, checked by reading the sources.
