@@ -62,6 +62,10 @@ figures! {
     // serve
     // docker
     // lanes
+    LANE_PANICS Counter "river_lane_panics_total" "Jobs of lanes and pools that ended by a panic.";
+    LANE_REFUSALS Counter "river_lane_refusals_total" "Orders refused because a lane, or the set of lanes, was full.";
+    LANE_LOST_RESUMES Counter "river_lane_lost_resumes_total" "Parked lanes that nobody resumed.";
+    POOL_REFUSALS Counter "river_pool_refusals_total" "Work refused because a pool's queue was full.";
     // store
     // host
     // ops

@@ -5,6 +5,9 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{Builder, JoinHandle};
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
 use crate::metrics;
 
 /// Starts a thread called `name` (the kernel shows the first 15 bytes) with `stack_bytes` of stack.
@@ -29,4 +32,58 @@ pub fn spawn<T: Send + 'static>(
         }
         ended.ok()
     })
+}
+
+/// Binds the calling thread to `cpus`. Threads and processes it starts later inherit that.
+///
+/// # Errors
+/// The kernel refused (no such CPU online, or outside our own cpuset), or a number is beyond the
+/// 1024 that the system call's set holds here.
+pub fn pin(cpus: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    for &cpu in cpus {
+        set.set(cpu)?;
+    }
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
+/// The CPUs the calling thread may run on, ascending.
+///
+/// # Errors
+/// The kernel refused: it knows more CPUs than the 1024 that the set holds here.
+pub fn affinity() -> io::Result<Vec<usize>> {
+    let set = sched_getaffinity(Pid::from_raw(0))?;
+    Ok((0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect())
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn pinned_thread_may_run_on_that_cpu_only() {
+        let pinned = spawn("pin-one", 64 * 1024, || {
+            let cpu = affinity().unwrap()[0];
+            pin(&[cpu]).unwrap();
+            (affinity().unwrap(), vec![cpu])
+        });
+        let (now, asked) = pinned.unwrap().join().unwrap().unwrap();
+        assert_eq!(now, asked);
+    }
+
+    #[test]
+    fn pin_to_no_cpu_or_to_one_beyond_the_set_is_an_error() {
+        let before = affinity().unwrap();
+        assert!(pin(&[]).is_err());
+        assert!(pin(&[1024]).is_err());
+        assert_eq!(affinity().unwrap(), before);
+    }
+
+    #[test]
+    fn panic_in_a_thread_is_no_result_and_is_counted() {
+        let before = metrics::THREAD_PANICS.get();
+        let thread = spawn("doomed", 64 * 1024, || panic!("on purpose")).unwrap();
+        assert_eq!(thread.join().unwrap(), None::<()>);
+        assert!(metrics::THREAD_PANICS.get() > before);
+    }
 }

@@ -1,4 +1,7 @@
 //! What we mean: types that are right by construction. Wire texts become these once, at the door.
 
+pub mod cpu_list;
 pub mod ids;
+pub mod placement;
 pub mod settings;
+pub mod topology;

@@ -1,1 +1,3 @@
 //! What peers write: structs and codecs exactly as the bytes are, ugly where the peer is.
+
+pub mod numa;
