@@ -15,6 +15,7 @@
 //! [`ops::task::execute`], [`docker::containers`], [`ops::task::finish`], [`host::outbox`].
 
 pub mod limits;
+pub mod machine;
 pub mod metrics;
 pub mod model;
 pub mod stop;
