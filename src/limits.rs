@@ -28,8 +28,9 @@ pub const LANE_PAUSE_MAX: Duration = Duration::from_secs(3600);
 /// Work without a lane (API rows) that may wait behind each pool; more is answered 503.
 pub const POOL_WAITING_MAX: usize = 64;
 
-/// A pool's thread without work ends after this, so that idle memory does not remember bursts.
-pub const POOL_IDLE_END: Duration = Duration::from_secs(10);
+/// A pool's thread without work ends after this, so that idle memory does not remember bursts;
+/// starting one anew costs tens of microseconds.
+pub const POOL_IDLE_END: Duration = Duration::from_secs(2);
 
 /// A lane whose step needs a pool thread that the system refuses to start tries again after this.
 pub const POOL_START_RETRY: Duration = Duration::from_secs(1);
