@@ -220,7 +220,7 @@ impl Engine {
             let target = self.versioned(ask, until)?;
             let left = self.left(ask, until)?;
             match upload {
-                None => self.send(&agent, ask, &target, left, SendBody::none()),
+                None => self.send_own_body(&agent, ask, &target, left),
                 Some(upload) => {
                     self.send(&agent, ask, &target, left, SendBody::from_reader(upload.bytes))
                 }
@@ -291,11 +291,7 @@ impl Engine {
     fn try_quick(&self, ask: &Ask, until: Instant) -> Result<Response<Body>, DockerError> {
         let target = self.versioned(ask, until)?;
         let left = self.left(ask, until)?;
-        if ask.body.is_empty() {
-            self.send(&self.inner.agent, ask, &target, left, SendBody::none())
-        } else {
-            self.send(&self.inner.agent, ask, &target, left, &ask.body)
-        }
+        self.send_own_body(&self.inner.agent, ask, &target, left)
     }
 
     /// The target below the version agreed on; asks for the Engine's version where none is known.
@@ -337,6 +333,22 @@ impl Engine {
         self.seen().agreement =
             Some(Agreement { version: theirs.version, api, api_newest: theirs.api_version });
         Ok(api)
+    }
+
+    fn send_own_body(
+        &self,
+        agent: &Agent,
+        ask: &Ask,
+        target: &str,
+        left: Duration,
+    ) -> Result<Response<Body>, DockerError> {
+        if ask.method == Method::POST {
+            // Also when it is empty: without a length ureq would send it chunked, and the Engine
+            // refuses to start a container with a body of unknown length.
+            self.send(agent, ask, target, left, &ask.body)
+        } else {
+            self.send(agent, ask, target, left, SendBody::none())
+        }
     }
 
     fn send(

@@ -32,15 +32,18 @@ pub enum EngineEvent {
     Ended {
         id: String,
         name: String,
-        /// `None`: the Engine did not say it legibly; inspect. **A label `exitCode`**, which an
-        /// image can carry, **replaces the code** in the event and is then the same text in
-        /// `labels`: the event can't be believed for such a container.
+        /// `None`: the Engine did not say it legibly; inspect. Not to be believed where the
+        /// container or its image carries the label [`EXIT_CODE_LABEL`].
         exit_code: Option<i64>,
         at: DateTime<Utc>,
         /// Its labels, and `image`.
         labels: BTreeMap<String, String>,
     },
 }
+
+/// A label of this name replaces the exit code in the Engine's event, so that any image can lie
+/// about its end (seen with Engine 20.10). Look for it in [`super::Image::labels`].
+pub const EXIT_CODE_LABEL: &str = "exitCode";
 
 /// Starts the thread `engine-events`, which tells `on` of every end of a container that carries
 /// `label` (`key` or `key=value`) until `stop` goes up. `on` must not block for long: events wait
@@ -150,7 +153,7 @@ fn read_end(line: Line) -> Option<EngineEvent> {
     Some(EngineEvent::Ended {
         id: event.actor.id,
         name: labels.remove("name").unwrap_or_default(),
-        exit_code: labels.remove("exitCode").and_then(|code| code.parse().ok()),
+        exit_code: labels.remove(EXIT_CODE_LABEL).and_then(|code| code.parse().ok()),
         at: DateTime::from_timestamp_nanos(event.time_nano),
         labels,
     })

@@ -35,7 +35,7 @@ mod socket;
 
 pub use self::containers::{Container, LogTail, Removal, Volumes};
 pub use self::error::DockerError;
-pub use self::events::{EngineEvent, watch_ends};
+pub use self::events::{EXIT_CODE_LABEL, EngineEvent, watch_ends};
 pub use self::health::{ApiVersion, EngineHealth, NotAVersion};
 pub use self::images::{Image, Loaded, Progress};
 pub use self::networks::Network;
