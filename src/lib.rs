@@ -15,6 +15,7 @@
 //! [`ops::task::execute`], [`docker::containers`], [`ops::task::finish`], [`host::outbox`].
 
 pub mod lanes;
+pub mod docker;
 pub mod limits;
 pub mod machine;
 pub mod metrics;

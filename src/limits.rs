@@ -13,6 +13,65 @@ pub const STACK_BYTES: usize = 256 * 1024;
 
 // ── docker ───────────────────────────────────────────────────────────────────────────────────
 
+/// A quick Engine call. The Engine answers in milliseconds; ten seconds means one of its locks is
+/// held, and the caller has other work.
+pub const ENGINE_CALL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Create and start: with 30 to 40 at once the Engine itself takes this long.
+pub const ENGINE_START_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The probe, which touches no lock of the Engine. Later than this it hangs.
+pub const ENGINE_PROBE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// A connect waits only when the Engine has stopped accepting and its backlog is full.
+pub const ENGINE_CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// What a stop may take beyond its grace: SIGKILL, the process's end, the Engine's clean-up.
+pub const ENGINE_STOP_SLACK: Duration = Duration::from_secs(20);
+
+/// Quick calls in flight. More than every worker, session and loop together make.
+pub const ENGINE_QUICK_CALLS_MAX: usize = 64;
+
+/// Patient calls in flight, each with a thread and a connection of its own.
+pub const ENGINE_PATIENT_CALLS_MAX: usize = 16;
+
+/// Probes in flight: one loop, one event thread, and somebody at a terminal.
+pub const ENGINE_PROBES_MAX: usize = 4;
+
+/// Idle connections kept for quick calls; each holds two buffers.
+pub const ENGINE_IDLE_CONNECTIONS_MAX: usize = 8;
+
+/// An idle connection older than this is closed instead of used.
+pub const ENGINE_IDLE_AGE: Duration = Duration::from_secs(60);
+
+/// Each of a connection's two buffers. A request's or an answer's head must fit into one.
+pub const ENGINE_BUFFER_BYTES: usize = 16 * 1024;
+
+/// The same for patient calls, which move images.
+pub const ENGINE_PATIENT_BUFFER_BYTES: usize = 64 * 1024;
+
+/// An answer's head; the longest true one carries a path and its link target.
+pub const ENGINE_HEAD_BYTES_MAX: usize = 12 * 1024;
+
+/// An answer held in memory. Ten thousand containers or images list in less.
+pub const ENGINE_REPLY_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Of an Engine's refusal text, this much is kept; start errors quote whole command lines.
+pub const ENGINE_SAID_BYTES_MAX: usize = 4 * 1024;
+
+/// One line of a stream of events or progress. An event carries all labels of its container.
+pub const ENGINE_LINE_BYTES_MAX: usize = 256 * 1024;
+
+/// Lines asked for when the tail of a container's log is read; a line is at most 16 KiB there.
+pub const ENGINE_LOG_LINES_MAX: usize = 200;
+
+/// An event stream silent for this long asks the Engine whether it lives. Silence itself is fine.
+pub const ENGINE_EVENTS_SILENCE: Duration = Duration::from_secs(10);
+
+/// First and longest pause before a lost event stream is opened again.
+pub const ENGINE_EVENTS_PAUSE_MIN: Duration = Duration::from_millis(100);
+pub const ENGINE_EVENTS_PAUSE_MAX: Duration = Duration::from_secs(5);
+
 // ── lanes ────────────────────────────────────────────────────────────────────────────────────
 
 /// Orders that may wait in a lane. The host sends verbs one by one; sixteen means it has gone wild.

@@ -61,6 +61,15 @@ figures! {
     THREAD_PANICS Counter "river_thread_panics_total" "Threads that ended by a panic.";
     // serve
     // docker
+    ENGINE_CALLS Counter "river_engine_calls_total" "Calls made to the Docker Engine.";
+    ENGINE_CALL_MICROSECONDS Counter "river_engine_call_microseconds_total" "Wall time spent in Engine calls, in microseconds.";
+    ENGINE_CALLS_IN_FLIGHT Gauge "river_engine_calls_in_flight" "Engine calls under way now.";
+    ENGINE_CALL_FAULTS Counter "river_engine_call_faults_total" "Engine calls without a usable answer: no connection, deadline, broken or garbage.";
+    ENGINE_CALLS_REPEATED Counter "river_engine_calls_repeated_total" "Engine calls made again because a kept connection had died.";
+    ENGINE_CALLS_BUSY Counter "river_engine_calls_busy_total" "Engine calls refused by our own bound on calls in flight.";
+    ENGINE_ENDS Counter "river_engine_ends_total" "Ends of containers told by the event stream.";
+    ENGINE_EVENTS_LOST Counter "river_engine_event_stream_losses_total" "Times the event stream was lost after it stood.";
+    ENGINE_EVENTS_UNREAD Counter "river_engine_event_lines_unread_total" "Lines of the event stream that could not be read.";
     // lanes
     LANE_PANICS Counter "river_lane_panics_total" "Jobs of lanes and pools that ended by a panic.";
     LANE_REFUSALS Counter "river_lane_refusals_total" "Orders refused because a lane, or the set of lanes, was full.";

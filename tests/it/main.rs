@@ -1,1 +1,6 @@
 //! Integration tests: the built runner against a real Docker Engine; fakes only for faults.
+
+/// The Engine room against the machine's own Engine.
+mod engine;
+/// The Engine room against Engines that hang, die and talk nonsense.
+mod engine_faults;
