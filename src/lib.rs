@@ -14,6 +14,7 @@
 //! `POST /api/execute` from socket to report, in six files: [`serve::pool`], [`api::tasks`],
 //! [`ops::task::execute`], [`docker::containers`], [`ops::task::finish`], [`host::outbox`].
 
+pub mod app;
 pub mod limits;
 pub mod metrics;
 pub mod model;
