@@ -16,6 +16,7 @@
 
 pub mod lanes;
 pub mod docker;
+pub mod app;
 pub mod limits;
 pub mod machine;
 pub mod metrics;

@@ -5,3 +5,4 @@ pub mod ids;
 pub mod placement;
 pub mod settings;
 pub mod topology;
+pub mod subnet;
