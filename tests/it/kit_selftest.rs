@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::kit::{
     Address, Behaviour, EngineProxy, FakeHost, Fault, REFUSED, SOON, UPDATED, Verdict, api, call,
-    container_exists, docker, image, remove_container, unique_id, wait_until,
+    container_exists, docker, image, remove_container, test_name, unique_id, wait_until,
 };
 
 // ── the host ─────────────────────────────────────────────────────────────────────────────────
@@ -231,7 +231,7 @@ fn images_stream_through_the_proxy_both_ways() {
 #[test]
 fn events_stream_through_the_proxy_until_they_are_cut() {
     let proxy = EngineProxy::start();
-    let name = format!("river-test-events-{}", unique_id());
+    let name = test_name("events");
     let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() - 1;
     docker(&["create", "--name", &name, &image("busybox"), "true"]);
     let mut stream = UnixStream::connect(proxy.socket()).unwrap();
@@ -282,7 +282,7 @@ fn hung_call_reaches_the_engine_only_when_released() {
 #[test]
 fn hung_call_whose_caller_left_never_reaches_the_engine() {
     let proxy = EngineProxy::start();
-    let name = format!("river-test-hung-{}", unique_id());
+    let name = test_name("hung");
     proxy.on("POST", "/containers/create", Behaviour::Hang);
     let body = json!({ "Image": image("busybox") }).to_string();
     let mut stream = UnixStream::connect(proxy.socket()).unwrap();
@@ -302,14 +302,14 @@ fn lost_and_held_replies_are_calls_that_the_engine_has_done() {
     let proxy = EngineProxy::start();
     let address = Address::Unix(proxy.socket().to_owned());
     let body = json!({ "Image": image("busybox"), "Cmd": ["true"] });
-    let lost = format!("river-test-lost-{}", unique_id());
+    let lost = test_name("lost");
     proxy.on_nth(1, "POST", "/containers/create", Behaviour::LoseReply);
     proxy.on_nth(2, "POST", "/containers/create", Behaviour::HangReply);
     let target = format!("/containers/create?name={lost}");
     call(&address, "POST", &target, &[], Some(&body)).unwrap_err();
     assert!(container_exists(&lost));
     remove_container(&lost);
-    let held = format!("river-test-held-{}", unique_id());
+    let held = test_name("held");
     let target = format!("/containers/create?name={held}");
     std::thread::scope(|scope| {
         let creating = scope.spawn(|| call(&address, "POST", &target, &[], Some(&body)).unwrap());
@@ -363,7 +363,7 @@ fn dead_garbled_and_slow_calls_are_what_they_say() {
 #[test]
 fn hooks_run_before_the_engine_acts_and_after() {
     let proxy = EngineProxy::start();
-    let name = Arc::new(format!("river-test-hook-{}", unique_id()));
+    let name = Arc::new(test_name("hook"));
     let existed = [Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false))];
     let look = |existed: &Arc<AtomicBool>| {
         let (name, existed) = (Arc::clone(&name), Arc::clone(existed));

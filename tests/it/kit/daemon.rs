@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -14,7 +13,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::http::{self, Address, Response};
-use super::{EngineProxy, FakeHost, SOON, docker, free_port, wait_until};
+use super::{EngineProxy, FakeHost, SOON, docker, free_port, test_name, wait_until};
 
 /// Law 10 says under 2 s; the rest is for a loaded machine.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
@@ -114,9 +113,6 @@ impl Builder {
 }
 
 fn default_settings(dir: &Path) -> toml::Table {
-    static STARTED: AtomicU32 = AtomicU32::new(0);
-    let node = STARTED.fetch_add(1, Ordering::Relaxed);
-    let node_id = format!("river-test-{}-{node}", std::process::id());
     let mut settings = toml::Table::new();
     let mut set = |key: &str, value: toml::Value| settings.insert(key.to_owned(), value);
     for key in ["shared_dir", "local_temp_dir", "state_dir"] {
@@ -128,7 +124,7 @@ fn default_settings(dir: &Path) -> toml::Table {
     set("api_socket", api_socket.to_str().expect("a plain path").into());
     set("runner_bind_ip", "127.0.0.1".into());
     set("runner_port", i64::from(free_port()).into());
-    set("node_id", node_id.into());
+    set("node_id", test_name("node").into());
     set("docker_host", format!("unix://{}", docker::socket().display()).into());
     set("docker_network_name", docker::NETWORK.into());
     set("docker_network_subnet", docker::NETWORK_SUBNET.into());

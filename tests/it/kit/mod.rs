@@ -12,6 +12,7 @@ mod engine;
 mod host;
 mod http;
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -39,6 +40,14 @@ pub fn unique_id() -> u64 {
     let next = |last: u64| Some(now.max(last + 1));
     let last = LAST.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).expect("always some");
     now.max(last + 1)
+}
+
+/// A name for what a test makes at the Engine by itself: contrib/test.sh recognises it and removes
+/// what a killed test could not.
+pub fn test_name(what: &str) -> String {
+    static RUN: OnceLock<String> = OnceLock::new();
+    let run = RUN.get_or_init(|| std::env::var("KIT_RUN").unwrap_or_else(|_| "by-hand".to_owned()));
+    format!("river-test-{run}-{what}-{}", unique_id())
 }
 
 /// The body of a fresh dispatch, exactly as the host sends it (contract 13): the id as a string,
