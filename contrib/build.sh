@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 BINARIES=(river-runner)
 
 target=${CARGO_TARGET_DIR:-target}
-cargo build --release --locked --bins
+cargo build --release --locked --bins --quiet
 mkdir -p target/dist
 for binary in "${BINARIES[@]}"; do
     # A running runner keeps its file: the new one replaces it under the name.

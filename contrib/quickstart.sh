@@ -99,7 +99,7 @@ TOML
     target/dist/river-runner serve --config "$DIR/runner.toml" >"$DIR/runner.log" 2>&1 &
     RUNNER_PID=$!
     local end=$((SECONDS + HEALTHY_SECONDS))
-    until /bin/busybox wget -q -T 2 -O /dev/null "http://127.0.0.1:$PORT/health" 2>/dev/null; do
+    until healthy 2>/dev/null; do
         if ! kill -0 "$RUNNER_PID" 2>/dev/null || [ "$SECONDS" -ge "$end" ]; then
             tail -n 30 "$DIR/runner.log" >&2
             die "the runner is not healthy, its last lines are above"
@@ -107,6 +107,15 @@ TOML
         sleep 0.1
     done
 }
+
+# Over bash's own sockets: a bare system has no curl, and busybox's static wget crashes in the
+# resolver of some.
+healthy() (
+    exec 3<>"/dev/tcp/127.0.0.1/$PORT"
+    printf 'GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n' >&3
+    read -r -t 5 _ status _ <&3
+    [ "$status" = 200 ]
+)
 
 stop_runner() {
     local pid=$RUNNER_PID
