@@ -14,9 +14,9 @@
 //! `POST /api/execute` from socket to report, in six files: [`serve::pool`], [`api::tasks`],
 //! [`ops::task::execute`], [`docker::containers`], [`ops::task::finish`], [`host::outbox`].
 
-pub mod lanes;
-pub mod docker;
 pub mod app;
+pub mod docker;
+pub mod lanes;
 pub mod limits;
 pub mod machine;
 pub mod metrics;

@@ -4,5 +4,5 @@ pub mod cpu_list;
 pub mod ids;
 pub mod placement;
 pub mod settings;
-pub mod topology;
 pub mod subnet;
+pub mod topology;

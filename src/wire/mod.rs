@@ -1,5 +1,5 @@
 //! What peers write: structs and codecs exactly as the bytes are, ugly where the peer is.
 
-pub mod numa;
 pub mod docker;
 pub mod docker_frames;
+pub mod numa;

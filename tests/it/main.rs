@@ -4,3 +4,7 @@
 mod engine;
 /// The Engine room against Engines that hang, die and talk nonsense.
 mod engine_faults;
+//! `contrib/test.sh` prepares what they need: an Engine and the images of `tests/images`.
+
+mod kit;
+mod kit_selftest;

@@ -1,0 +1,3 @@
+#!/bin/sh
+echo "entrypoint was here"
+exec "$@"

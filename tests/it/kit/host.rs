@@ -1,0 +1,550 @@
+//! The KohakuRiver host as a runner sees it (contract 3): register, heartbeat, update. It keeps
+//! the host's rules, records everything, and can be made to fail in every way a host fails.
+//! What breaks the contract on the runner's side fails the test when the fake is dropped.
+
+use std::collections::HashMap;
+use std::io::{BufReader, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::http::{self, Head};
+use super::{SOON, free_port, wait_until};
+
+/// The host's texts for a status report; both come with 200 (contract 3.3).
+pub const UPDATED: &str = "Task status updated successfully.";
+pub const REFUSED: &str = "Task ID not recognized or invalid state transition.";
+
+const FINAL: &[&str] = &["completed", "failed", "killed", "killed_oom", "lost", "stopped"];
+const REPORT_KEYS: &[&str] =
+    &["task_id", "status", "exit_code", "message", "started_at", "completed_at", "ssh_port"];
+
+/// How the host fails while a fault is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Answers with this status and applies nothing.
+    Status(u16),
+    /// Answers bytes that are no HTTP and applies nothing.
+    Garbage,
+    /// Applies the call, answers half of the body and closes.
+    HalfAnswer,
+    /// Applies the call and closes without a byte: the reply is lost, the effect is not.
+    LostAnswer,
+    /// Applies and answers after this long.
+    Slow(Duration),
+    /// Applies nothing and answers nothing until the fault is lifted or the caller leaves.
+    Hang,
+}
+
+/// What became of a report at the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Applied; the sender has been told unless the fault was about the answer.
+    Accepted,
+    /// Answered with [`REFUSED`].
+    Refused,
+    /// A fault kept the host from applying it.
+    Unheard,
+}
+
+/// One `POST /api/update`.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub at: Instant,
+    pub task_id: u64,
+    pub status: String,
+    pub exit_code: Option<i64>,
+    pub message: Option<String>,
+    pub started_at: Option<String>,
+    pub completed_at: Option<String>,
+    pub ssh_port: Option<i64>,
+    pub verdict: Verdict,
+    pub body: Value,
+}
+
+impl Report {
+    pub fn is_final(&self) -> bool {
+        FINAL.contains(&self.status.as_str())
+    }
+}
+
+/// One `PUT /api/heartbeat/{hostname}`.
+#[derive(Clone, Debug)]
+pub struct Beat {
+    pub at: Instant,
+    pub hostname: String,
+    pub running_tasks: Vec<u64>,
+    /// What it was answered; 404 asks the runner to register.
+    pub status: u16,
+    pub body: Value,
+}
+
+/// One `POST /api/register`.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    pub at: Instant,
+    pub body: Value,
+}
+
+/// A host on a fixed port of 127.0.0.1.
+pub struct FakeHost {
+    inner: Arc<Inner>,
+    listening: Mutex<Option<Listening>>,
+}
+
+struct Inner {
+    port: u16,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    tasks: HashMap<u64, String>,
+    unknown: Vec<u64>,
+    nodes: Vec<String>,
+    reports: Vec<Report>,
+    beats: Vec<Beat>,
+    registrations: Vec<Registration>,
+    breaches: Vec<String>,
+    faults: Vec<SetFault>,
+    overlay: Value,
+    /// Open connections, so that `down` can end them.
+    connections: HashMap<u64, TcpStream>,
+    connections_seen: u64,
+}
+
+struct SetFault {
+    /// `POST /api/update` and the like; `None` is every call. A prefix, for the host name in it.
+    call: Option<String>,
+    fault: Fault,
+    /// How often it still strikes.
+    left: usize,
+}
+
+struct Listening {
+    listener: TcpListener,
+    thread: JoinHandle<()>,
+}
+
+impl FakeHost {
+    /// A host that is up, knows no node, and takes every task id that it hears of as its own.
+    pub fn start() -> FakeHost {
+        let host = FakeHost {
+            inner: Arc::new(Inner {
+                port: free_port(),
+                state: Mutex::default(),
+                changed: Condvar::new(),
+            }),
+            listening: Mutex::new(None),
+        };
+        host.up();
+        host
+    }
+
+    pub fn port(&self) -> u16 {
+        self.inner.port
+    }
+
+    // ── what it heard ──────────────────────────────────────────────────────────────────────
+
+    /// Every report of this task in order of arrival, also those refused or met by a fault.
+    pub fn reports_of(&self, id: u64) -> Vec<Report> {
+        self.inner.state().reports.iter().filter(|r| r.task_id == id).cloned().collect()
+    }
+
+    /// The statuses of [`FakeHost::reports_of`] that were accepted, in order.
+    pub fn accepted_of(&self, id: u64) -> Vec<String> {
+        let accepted = |report: &Report| report.verdict == Verdict::Accepted;
+        self.reports_of(id).into_iter().filter(accepted).map(|report| report.status).collect()
+    }
+
+    pub fn beats(&self) -> Vec<Beat> {
+        self.inner.state().beats.clone()
+    }
+
+    pub fn registrations(&self) -> Vec<Registration> {
+        self.inner.state().registrations.clone()
+    }
+
+    /// The first accepted final report of this task; fails the test when none comes in time.
+    #[track_caller]
+    pub fn wait_final(&self, id: u64, patience: Duration) -> Report {
+        self.wait_report(id, patience, Report::is_final)
+    }
+
+    /// The first accepted report of this task with this status.
+    #[track_caller]
+    pub fn wait_status(&self, id: u64, status: &str, patience: Duration) -> Report {
+        self.wait_report(id, patience, |report| report.status == status)
+    }
+
+    #[track_caller]
+    fn wait_report(&self, id: u64, patience: Duration, is: impl Fn(&Report) -> bool) -> Report {
+        let is = |r: &Report| r.task_id == id && r.verdict == Verdict::Accepted && is(r);
+        let found =
+            self.inner.wait(patience, |state| state.reports.iter().find(|r| is(r)).cloned());
+        match found {
+            Some(report) => report,
+            None => {
+                panic!("no such report of {id} in {patience:?}; had {:#?}", self.reports_of(id))
+            }
+        }
+    }
+
+    /// Returns once a node has registered.
+    #[track_caller]
+    pub fn wait_registered(&self) -> Registration {
+        let found = self.inner.wait(SOON, |state| state.registrations.first().cloned());
+        found.expect("no node registered in time")
+    }
+
+    /// Returns once `more` heartbeats came after this call, with the last of them.
+    #[track_caller]
+    pub fn wait_beats(&self, more: usize, patience: Duration) -> Beat {
+        let want = self.inner.state().beats.len() + more;
+        let found = self.inner.wait(patience, |state| state.beats.get(want - 1).cloned());
+        found.unwrap_or_else(|| panic!("fewer than {more} heartbeats in {patience:?}"))
+    }
+
+    // ── what it knows ──────────────────────────────────────────────────────────────────────
+
+    /// The state the host has for this task; `None` before its first report.
+    pub fn status_of(&self, id: u64) -> Option<String> {
+        self.inner.state().tasks.get(&id).cloned()
+    }
+
+    /// Gives the task this state at the host, as a user's kill does (the runner is not told).
+    pub fn set_status(&self, id: u64, status: &str) {
+        self.inner.state().tasks.insert(id, status.to_owned());
+    }
+
+    /// From now on the host does not know this task: its reports are refused.
+    pub fn forget_task(&self, id: u64) {
+        let mut state = self.inner.state();
+        state.tasks.remove(&id);
+        state.unknown.push(id);
+    }
+
+    /// From now on the host knows no node: heartbeats are answered 404 until one registers.
+    pub fn forget_nodes(&self) {
+        self.inner.state().nodes.clear();
+    }
+
+    /// The `overlay` object of later register answers (contract 3.1); null at first.
+    pub fn set_overlay(&self, overlay: Value) {
+        self.inner.state().overlay = overlay;
+    }
+
+    // ── how it fails ───────────────────────────────────────────────────────────────────────
+
+    /// Every call meets this fault until [`FakeHost::heal`].
+    pub fn fail(&self, fault: Fault) {
+        self.inner.add_fault(SetFault { call: None, fault, left: usize::MAX });
+    }
+
+    /// Calls that begin like `call` (`POST /api/update`) meet this fault, the next `times` times.
+    pub fn fail_next(&self, times: usize, call: &str, fault: Fault) {
+        self.inner.add_fault(SetFault { call: Some(call.to_owned()), fault, left: times });
+    }
+
+    /// Lifts all faults; calls that hang go on and are served.
+    pub fn heal(&self) {
+        self.inner.state().faults.clear();
+        self.inner.changed.notify_all();
+    }
+
+    /// The host is gone: nothing listens and open connections are cut.
+    pub fn down(&self) {
+        let Some(Listening { listener, thread }) = self.listening().take() else { return };
+        // Wakes the thread in accept.
+        let _ = nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+        thread.join().expect("host's accept thread");
+        drop(listener);
+        for connection in self.inner.state().connections.values() {
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// The host is back on the same port, with all it knew.
+    pub fn up(&self) {
+        let mut listening = self.listening();
+        if listening.is_some() {
+            return;
+        }
+        let address = SocketAddr::from(([127, 0, 0, 1], self.inner.port));
+        let mut bound = TcpListener::bind(address);
+        let _ = wait_until(SOON, || {
+            if bound.is_err() {
+                bound = TcpListener::bind(address);
+            }
+            bound.is_ok()
+        });
+        let listener = bound.unwrap_or_else(|error| panic!("host's port {address}: {error}"));
+        let ours = listener.try_clone().expect("a listener");
+        let inner = Arc::clone(&self.inner);
+        let thread = std::thread::spawn(move || accept(&inner, &ours));
+        *listening = Some(Listening { listener, thread });
+    }
+
+    /// What the runner sent against the contract so far. Taking it is for tests of the fake:
+    /// what is not taken fails the test at the end.
+    pub fn take_breaches(&self) -> Vec<String> {
+        std::mem::take(&mut self.inner.state().breaches)
+    }
+
+    fn listening(&self) -> MutexGuard<'_, Option<Listening>> {
+        self.listening.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Drop for FakeHost {
+    fn drop(&mut self) {
+        self.heal();
+        self.down();
+        let breaches = self.take_breaches();
+        assert!(
+            std::thread::panicking() || breaches.is_empty(),
+            "against the contract: {breaches:#?}"
+        );
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn wait<T>(&self, patience: Duration, find: impl Fn(&State) -> Option<T>) -> Option<T> {
+        let end = Instant::now() + patience;
+        let mut state = self.state();
+        loop {
+            if let Some(found) = find(&state) {
+                return Some(found);
+            }
+            let left = end.checked_duration_since(Instant::now())?;
+            state = match self.changed.wait_timeout(state, left) {
+                Ok((state, _)) => state,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+
+    fn add_fault(&self, fault: SetFault) {
+        self.state().faults.push(fault);
+    }
+
+    /// The fault that strikes this call, used up by one.
+    fn fault_for(&self, call: &str) -> Option<Fault> {
+        let mut state = self.state();
+        let strikes = |set: &&mut SetFault| {
+            set.left > 0 && set.call.as_ref().is_none_or(|prefix| call.starts_with(prefix))
+        };
+        let set = state.faults.iter_mut().find(strikes)?;
+        set.left -= 1;
+        Some(set.fault)
+    }
+}
+
+// ── connections ──────────────────────────────────────────────────────────────────────────────
+
+fn accept(inner: &Arc<Inner>, listener: &TcpListener) {
+    while let Ok((stream, _)) = listener.accept() {
+        let inner = Arc::clone(inner);
+        std::thread::spawn(move || {
+            let number = {
+                let mut state = inner.state();
+                state.connections_seen += 1;
+                let number = state.connections_seen;
+                state.connections.insert(number, stream.try_clone().expect("a socket"));
+                number
+            };
+            let _peer_left = serve(&inner, stream);
+            inner.state().connections.remove(&number);
+        });
+    }
+}
+
+fn serve(inner: &Inner, mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    while let Some(head) = Head::read(&mut reader)? {
+        let body = http::read_body(&mut reader, head.request_framing())?;
+        let (method, path) = (head.word(0), head.word(1));
+        let fault = inner.fault_for(&format!("{method} {path}"));
+        match fault {
+            Some(Fault::Status(status)) => {
+                unheard(inner, path, &body);
+                let text = json!({ "detail": "scripted" });
+                stream.write_all(&http::json_response(status, &text))?;
+                continue;
+            }
+            Some(Fault::Garbage) => {
+                unheard(inner, path, &body);
+                stream.write_all(b"\x16\x03\x01 this is no HTTP\r\n\r\n")?;
+                return stream.shutdown(Shutdown::Both);
+            }
+            Some(Fault::Hang) => {
+                unheard(inner, path, &body);
+                hang(inner, &stream)?;
+            }
+            Some(Fault::Slow(pause)) => std::thread::sleep(pause),
+            Some(Fault::HalfAnswer | Fault::LostAnswer) | None => {}
+        }
+        let (status, answer) = apply(inner, method, path, &body);
+        inner.changed.notify_all();
+        let answer = http::json_response(status, &answer);
+        match fault {
+            Some(Fault::HalfAnswer) => {
+                stream.write_all(&answer[..answer.len() - 5])?;
+                return stream.shutdown(Shutdown::Both);
+            }
+            Some(Fault::LostAnswer) => return stream.shutdown(Shutdown::Both),
+            _ => stream.write_all(&answer)?,
+        }
+        if head.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
+            return stream.shutdown(Shutdown::Both);
+        }
+    }
+    Ok(())
+}
+
+/// Waits until no hang is set any more; an error when the caller has left meanwhile.
+fn hang(inner: &Inner, stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_millis(20)))?;
+    loop {
+        match stream.peek(&mut [0]) {
+            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => std::thread::sleep(Duration::from_millis(20)),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        if !inner.state().faults.iter().any(|set| set.fault == Fault::Hang) {
+            return stream.set_read_timeout(None);
+        }
+    }
+}
+
+// ── the host's rules ─────────────────────────────────────────────────────────────────────────
+
+fn apply(inner: &Inner, method: &str, path: &str, body: &[u8]) -> (u16, Value) {
+    let Ok(body) = serde_json::from_slice::<Value>(body) else {
+        inner.state().breaches.push(format!("{method} {path}: body is no JSON"));
+        return (422, json!({ "detail": "no JSON" }));
+    };
+    match (method, path, path.strip_prefix("/api/heartbeat/")) {
+        ("POST", "/api/register", _) => register(&mut inner.state(), body),
+        ("POST", "/api/update", _) => update(&mut inner.state(), body),
+        ("PUT", _, Some(hostname)) => heartbeat(&mut inner.state(), hostname, body),
+        _ => {
+            inner.state().breaches.push(format!("{method} {path}: no such call at the host"));
+            (404, json!({ "detail": "Not Found" }))
+        }
+    }
+}
+
+fn register(state: &mut State, body: Value) -> (u16, Value) {
+    let Some(hostname) = body["hostname"].as_str().map(str::to_owned) else {
+        state.breaches.push(format!("register without hostname: {body}"));
+        return (422, json!({ "detail": "hostname" }));
+    };
+    // The host splits the address on ':' and calls it as it stands (contract rule 16).
+    let ip = body["url"].as_str().and_then(|url| url.strip_prefix("http://"));
+    let ip = ip.and_then(|rest| rest.split(':').next());
+    if ip.is_none_or(|ip| ip.parse::<std::net::Ipv4Addr>().is_err()) {
+        state.breaches.push(format!("registered url has no IPv4 literal: {}", body["url"]));
+    }
+    if !body["total_cores"].is_u64() {
+        state.breaches.push(format!("total_cores is no count: {}", body["total_cores"]));
+    }
+    let created = !state.nodes.contains(&hostname);
+    if created {
+        state.nodes.push(hostname);
+    }
+    state.registrations.push(Registration { at: Instant::now(), body });
+    let overlay = state.overlay.clone();
+    (200, json!({ "message": "Runner registered.", "created": created, "overlay": overlay }))
+}
+
+fn heartbeat(state: &mut State, hostname: &str, body: Value) -> (u16, Value) {
+    let known = state.nodes.iter().any(|node| node == hostname);
+    let status = if known { 200 } else { 404 };
+    let ids = body["running_tasks"].as_array().map(|ids| ids.iter().map(Value::as_u64).collect());
+    let running_tasks: Vec<u64> = ids.unwrap_or(None).unwrap_or_else(|| {
+        state.breaches.push(format!("running_tasks is no list of ids: {}", body["running_tasks"]));
+        Vec::new()
+    });
+    if known {
+        // Rule 10: a listed task that waits is running from the host's point of view.
+        for id in &running_tasks {
+            let task = state.tasks.get_mut(id);
+            if let Some(task) = task.filter(|task| matches!(task.as_str(), "pending" | "assigning"))
+            {
+                *task = "running".to_owned();
+            }
+        }
+    }
+    let hostname = hostname.to_owned();
+    state.beats.push(Beat { at: Instant::now(), hostname, running_tasks, status, body });
+    (status, json!({ "message": if known { "ok" } else { "unknown node" } }))
+}
+
+fn update(state: &mut State, body: Value) -> (u16, Value) {
+    let (Some(id), Some(status)) = (body["task_id"].as_u64(), body["status"].as_str()) else {
+        state.breaches.push(format!("report without task_id or status: {body}"));
+        return (422, json!({ "detail": "task_id, status" }));
+    };
+    for key in REPORT_KEYS.iter().filter(|key| body.get(key).is_none()) {
+        state.breaches.push(format!("report of {id} without `{key}`: {body}"));
+    }
+    for key in ["started_at", "completed_at"] {
+        let naive = |text: &str| text.parse::<chrono::NaiveDateTime>().is_ok();
+        if body[key].as_str().is_some_and(|text| !naive(text)) {
+            state.breaches.push(format!("`{key}` of {id} is no naive local time: {body}"));
+        }
+    }
+    let verdict = transition(state, id, status);
+    record(state, &body, verdict);
+    let text = if verdict == Verdict::Accepted { UPDATED } else { REFUSED };
+    (200, json!({ "message": text }))
+}
+
+/// Final → non-final is refused, everything else about a known task is accepted (contract 3.3).
+fn transition(state: &mut State, id: u64, status: &str) -> Verdict {
+    let now = state.tasks.get(&id).map_or("assigning", String::as_str);
+    let ended = FINAL.contains(&now);
+    if state.unknown.contains(&id) || (ended && !FINAL.contains(&status)) {
+        return Verdict::Refused;
+    }
+    state.tasks.insert(id, status.to_owned());
+    Verdict::Accepted
+}
+
+fn unheard(inner: &Inner, path: &str, body: &[u8]) {
+    if path == "/api/update"
+        && let Ok(body) = serde_json::from_slice(body)
+    {
+        record(&mut inner.state(), &body, Verdict::Unheard);
+    }
+    inner.changed.notify_all();
+}
+
+fn record(state: &mut State, body: &Value, verdict: Verdict) {
+    let text = |key: &str| body[key].as_str().map(str::to_owned);
+    state.reports.push(Report {
+        at: Instant::now(),
+        task_id: body["task_id"].as_u64().unwrap_or_default(),
+        status: text("status").unwrap_or_default(),
+        exit_code: body["exit_code"].as_i64(),
+        message: text("message"),
+        started_at: text("started_at"),
+        completed_at: text("completed_at"),
+        ssh_port: body["ssh_port"].as_i64(),
+        verdict,
+        body: body.clone(),
+    });
+}

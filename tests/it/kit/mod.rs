@@ -1,0 +1,106 @@
+//! What the integration tests are made of: the built runner as a process ([`Daemon`]), the
+//! KohakuRiver host it reports to ([`FakeHost`]), and the real Engine with single calls made to
+//! misbehave ([`EngineProxy`]). Everything is outside the runner and speaks its protocols; every
+//! wait has an end, and a fake fails the test that it would otherwise let pass.
+
+// The kit is whole before each of its parts has a user; the modules of the tests come and go.
+#![allow(dead_code, unused_imports)]
+
+mod daemon;
+mod docker;
+mod engine;
+mod host;
+mod http;
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Value, json};
+
+pub use daemon::{Builder, Daemon};
+pub use docker::{
+    NETWORK, NETWORK_GATEWAY, NETWORK_SUBNET, api, container_exists, container_status,
+    containers_labelled, docker, ensure_network, image, image_exists, inspect, remove_container,
+    socket,
+};
+pub use engine::{Behaviour, Call, EngineProxy};
+pub use host::{Beat, FakeHost, Fault, REFUSED, Registration, Report, UPDATED, Verdict};
+pub use http::{Address, Response, call, exchange};
+
+/// A wait for something that is only a matter of scheduling: long enough for a loaded machine.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// A task id that no other test, process or run has: like the host's, above 2^53, so that a
+/// number that went through a float shows.
+pub fn unique_id() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock");
+    let now = u64::try_from(since.as_micros()).expect("a year before 2255") << 10;
+    let next = |last: u64| Some(now.max(last + 1));
+    let last = LAST.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).expect("always some");
+    now.max(last + 1)
+}
+
+/// A name for what a test makes at the Engine by itself: contrib/test.sh recognises it and removes
+/// what a killed test could not.
+pub fn test_name(what: &str) -> String {
+    static RUN: OnceLock<String> = OnceLock::new();
+    let run = RUN.get_or_init(|| std::env::var("KIT_RUN").unwrap_or_else(|_| "by-hand".to_owned()));
+    format!("river-test-{run}-{what}-{}", unique_id())
+}
+
+/// The body of a fresh dispatch, exactly as the host sends it (contract 13): the id as a string,
+/// no container name beside a registry image, every key there. Change what your test is about.
+#[track_caller]
+pub fn execute_body(daemon: &Daemon, id: u64, command: &str) -> Value {
+    json!({
+        "task_id": id.to_string(),
+        "command": command,
+        "arguments": [],
+        "env_vars": {},
+        "required_cores": 1,
+        "required_gpus": [],
+        "required_memory_bytes": null,
+        "target_numa_node_id": null,
+        "container_name": null,
+        "registry_image": image("busybox"),
+        "working_dir": "/shared",
+        "stdout_path": daemon.log_path(id, "stdout.log"),
+        "stderr_path": daemon.log_path(id, "stderr.log"),
+        "reserved_ip": null,
+    })
+}
+
+/// Looks every 10 ms until `reached` says so. False when `patience` was over first.
+#[must_use]
+pub fn wait_until(patience: Duration, mut reached: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + patience;
+    loop {
+        if reached() {
+            return true;
+        }
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A TCP port of 127.0.0.1 that is free now, given out once per process. Taken below the range
+/// that the kernel hands to outgoing connections, so that it is still free after a restart.
+fn free_port() -> u16 {
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 12_000;
+    static GIVEN: AtomicU64 = AtomicU64::new(0);
+    // Test processes of other checkouts start elsewhere in the range.
+    let start = u64::from(std::process::id()) * 37;
+    for _ in 0..COUNT {
+        let offset = (start + GIVEN.fetch_add(1, Ordering::Relaxed)) % u64::from(COUNT);
+        let port = FIRST + u16::try_from(offset).expect("below COUNT");
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port between {FIRST} and {}", FIRST + COUNT)
+}
