@@ -17,6 +17,7 @@
 pub mod limits;
 pub mod metrics;
 pub mod model;
+pub mod serve;
 pub mod stop;
 pub mod threads;
 pub mod wire;
