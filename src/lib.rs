@@ -21,6 +21,7 @@ pub mod limits;
 pub mod machine;
 pub mod metrics;
 pub mod model;
+pub mod serve;
 pub mod stop;
 pub mod threads;
 pub mod wire;

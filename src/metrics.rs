@@ -60,6 +60,15 @@ figures! {
     THREADS_LIVE Gauge "river_threads" "Threads of the runner alive now.";
     THREAD_PANICS Counter "river_thread_panics_total" "Threads that ended by a panic.";
     // serve
+    HTTP_CONNECTIONS Gauge "river_http_connections" "HTTP connections open now.";
+    HTTP_PARKED Gauge "river_http_parked" "Callers waiting for a slow order now.";
+    HTTP_STREAMS Gauge "river_http_streams" "Streams open now.";
+    HTTP_REQUESTS Counter "river_http_requests_total" "Requests handed to a handler.";
+    HTTP_REFUSED Counter "river_http_refused_total" "Requests answered by the door with an error.";
+    HTTP_DENIED Counter "river_http_denied_total" "Requests of callers that are not allowed.";
+    HTTP_OVERLOADS Counter "river_http_overloads_total" "Connections or requests turned away by a limit.";
+    HTTP_PANICS Counter "river_http_panics_total" "Handlers that panicked.";
+    HTTP_ACCEPT_PAUSES Counter "river_http_accept_pauses_total" "Times accepting rested for want of file descriptors.";
     // docker
     ENGINE_CALLS Counter "river_engine_calls_total" "Calls made to the Docker Engine.";
     ENGINE_CALL_MICROSECONDS Counter "river_engine_call_microseconds_total" "Wall time spent in Engine calls, in microseconds.";

@@ -1,0 +1,253 @@
+//! Where connections are while nobody works on them, and the epoll set that says when one needs
+//! somebody. Workers seat connections and the door takes them; a connection that was taken is the
+//! taker's alone. No thread waits here but the door.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+
+use super::Patience;
+use super::conn::Conn;
+use super::desk::Request;
+use super::reply::{After, Manner};
+use crate::limits::{HTTP_LINGER_BYTES_MAX, HTTP_UNFINISHED_BYTES_MAX};
+use crate::metrics;
+
+/// What a seated connection waits for.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// A request head, or its rest.
+    Head,
+    /// The rest of a small body.
+    Body(Box<Request>),
+    /// An answer that somebody else is working on.
+    Parked(Manner),
+    /// Room to send the rest of an answer.
+    Answering { bytes: Vec<u8>, sent: usize, after: After },
+    /// The peer's end, after the answer to a request that was not read whole.
+    Lingering { bytes_left: usize },
+}
+
+impl Stage {
+    fn interest(&self) -> EpollFlags {
+        let wanted = match self {
+            Stage::Head | Stage::Body(_) | Stage::Lingering { .. } => EpollFlags::EPOLLIN,
+            // A parked caller's next request waits in its socket; only its end is looked for.
+            Stage::Parked(_) => EpollFlags::EPOLLRDHUP,
+            Stage::Answering { .. } => EpollFlags::EPOLLOUT,
+        };
+        wanted | EpollFlags::EPOLLONESHOT
+    }
+}
+
+/// A connection that waits.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub conn: Box<Conn>,
+    pub stage: Stage,
+    pub deadline: Instant,
+}
+
+impl Seat {
+    /// Bytes of an unfinished request.
+    fn unfinished_bytes(&self) -> usize {
+        match self.stage {
+            Stage::Head | Stage::Body(_) => self.conn.read.capacity(),
+            Stage::Parked(_) | Stage::Answering { .. } | Stage::Lingering { .. } => 0,
+        }
+    }
+}
+
+/// Names a seat; a later occupant of the same place has another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Token {
+    place: u32,
+    turn: u32,
+}
+
+impl Token {
+    /// Never those of a seat: places end before.
+    pub const BELL: u64 = u64::MAX;
+    pub const LISTENER: u64 = u64::MAX - 16;
+
+    fn to_event(self) -> u64 {
+        u64::from(self.turn) << 32 | u64::from(self.place)
+    }
+
+    /// The seat an event speaks of.
+    pub fn from_event(data: u64) -> Token {
+        Token { place: data as u32, turn: (data >> 32) as u32 }
+    }
+}
+
+/// The waiting room.
+#[derive(Debug)]
+pub(super) struct Lobby {
+    pub epoll: Epoll,
+    seats: Mutex<Seats>,
+    patience: Patience,
+}
+
+#[derive(Debug, Default)]
+struct Seats {
+    places: Vec<Place>,
+    free: Vec<u32>,
+    unfinished_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Place {
+    turn: u32,
+    seat: Option<Seat>,
+}
+
+impl Lobby {
+    /// An empty room.
+    pub fn new(patience: Patience) -> io::Result<Lobby> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        Ok(Lobby { epoll, seats: Mutex::default(), patience })
+    }
+
+    /// Lets `conn` wait until `deadline`. `None` if the kernel won't watch it: it is closed then.
+    pub fn seat(&self, conn: Box<Conn>, stage: Stage, deadline: Instant) -> Option<Token> {
+        let mut seats = self.seats();
+        let token = seats.insert(Seat { conn, stage, deadline });
+        // Under the lock: a socket that the door closed meanwhile could carry another's number.
+        let seat = seats.places[token.place as usize].seat.as_mut()?;
+        let mut event = EpollEvent::new(seat.stage.interest(), token.to_event());
+        let watched = if seat.conn.watched {
+            self.epoll.modify(&seat.conn.socket, &mut event)
+        } else {
+            self.epoll.add(&seat.conn.socket, event)
+        };
+        seat.conn.watched = true;
+        if watched.is_err() {
+            seats.remove(token);
+            metrics::HTTP_OVERLOADS.up();
+            return None;
+        }
+        let oldest = seats.oldest_beyond_limit();
+        drop(seats);
+        if let Some(oldest) = oldest {
+            metrics::HTTP_OVERLOADS.up();
+            drop(oldest);
+        }
+        Some(token)
+    }
+
+    /// Takes the connection if it still waits there.
+    pub fn take(&self, token: Token) -> Option<Seat> {
+        self.seats().remove(token)
+    }
+
+    /// Takes all that fit `wanted`.
+    pub fn take_all(&self, wanted: impl Fn(&Seat) -> bool) -> Vec<Seat> {
+        let mut seats = self.seats();
+        let tokens: Vec<Token> =
+            seats.taken().filter(|(_, seat)| wanted(seat)).map(|(token, _)| token).collect();
+        tokens.into_iter().filter_map(|token| seats.remove(token)).collect()
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        let seats = self.seats();
+        seats.places.len() == seats.free.len()
+    }
+
+    /// Sends an answer without ever blocking: what the kernel does not take now is sent as the peer
+    /// reads. The connection comes back if it may bring another request at once.
+    pub fn answer(&self, conn: Box<Conn>, bytes: Vec<u8>, after: After) -> Option<Box<Conn>> {
+        self.send_rest(conn, bytes, 0, after)
+    }
+
+    /// Goes on with an answer of which `sent` bytes have gone.
+    pub fn send_rest(
+        &self,
+        conn: Box<Conn>,
+        bytes: Vec<u8>,
+        mut sent: usize,
+        after: After,
+    ) -> Option<Box<Conn>> {
+        while sent < bytes.len() {
+            match conn.socket.send(&[IoSlice::new(&bytes[sent..])]) {
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let deadline = Instant::now() + self.patience.write_stall;
+                    self.seat(conn, Stage::Answering { bytes, sent, after }, deadline);
+                    return None;
+                }
+                Err(_) => return None,
+            }
+        }
+        match after {
+            After::KeepAlive => Some(conn),
+            After::Close => None,
+            After::Linger => {
+                self.linger(conn);
+                None
+            }
+        }
+    }
+
+    /// Closes `conn` in two steps, so that unread bytes don't turn the answer into a reset.
+    fn linger(&self, mut conn: Box<Conn>) {
+        conn.socket.end_writing();
+        conn.read = Vec::new();
+        let deadline = Instant::now() + self.patience.linger;
+        self.seat(conn, Stage::Lingering { bytes_left: HTTP_LINGER_BYTES_MAX }, deadline);
+    }
+
+    fn seats(&self) -> MutexGuard<'_, Seats> {
+        self.seats.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Seats {
+    fn insert(&mut self, seat: Seat) -> Token {
+        self.unfinished_bytes += seat.unfinished_bytes();
+        if let Stage::Parked(_) = seat.stage {
+            metrics::HTTP_PARKED.up();
+        }
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place { turn: 0, seat: None });
+            (self.places.len() - 1) as u32
+        });
+        let taken = &mut self.places[place as usize];
+        taken.seat = Some(seat);
+        Token { place, turn: taken.turn }
+    }
+
+    fn remove(&mut self, token: Token) -> Option<Seat> {
+        let place = self.places.get_mut(token.place as usize)?;
+        if place.turn != token.turn {
+            return None;
+        }
+        let seat = place.seat.take()?;
+        place.turn = place.turn.wrapping_add(1);
+        self.free.push(token.place);
+        self.unfinished_bytes -= seat.unfinished_bytes();
+        if let Stage::Parked(_) = seat.stage {
+            metrics::HTTP_PARKED.down();
+        }
+        Some(seat)
+    }
+
+    fn taken(&self) -> impl Iterator<Item = (Token, &Seat)> {
+        self.places.iter().zip(0..).filter_map(|(place, index)| {
+            Some((Token { place: index, turn: place.turn }, place.seat.as_ref()?))
+        })
+    }
+
+    /// Whoever has kept unfinished bytes longest goes when there are too many: those who send a
+    /// request in one go are through in milliseconds.
+    fn oldest_beyond_limit(&mut self) -> Option<Seat> {
+        if self.unfinished_bytes <= HTTP_UNFINISHED_BYTES_MAX {
+            return None;
+        }
+        let holding = self.taken().filter(|(_, seat)| seat.unfinished_bytes() > 0);
+        let (token, _) = holding.min_by_key(|(_, seat)| seat.deadline)?;
+        self.remove(token)
+    }
+}
