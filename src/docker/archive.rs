@@ -4,7 +4,9 @@
 
 use std::io::{self, Read};
 
-use super::call::{Ask, Reply, checked_name, escaped};
+use super::ask::Ask;
+use super::call::Reply;
+use super::names::{checked_name, escaped};
 use super::{DockerError, Engine};
 use crate::wire::docker::PathStat;
 

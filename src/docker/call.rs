@@ -11,80 +11,22 @@
 use std::error::Error;
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::http::{Method, Request, Response};
 use ureq::{Agent, AsSendBody, Body, SendBody};
 
+use super::ask::{Ask, Upload};
 use super::error::cut_said;
 use super::health::{Agreement, ApiVersion};
 use super::socket::{ConnectFailed, EngineConnector, NoResolver};
-use super::{DockerError, Engine, Inner};
+use super::turn::{Class, Turn};
+use super::{DockerError, Engine};
 use crate::stop::Stop;
 use crate::wire::docker as wire;
 use crate::{limits, metrics};
-
-/// A request, described. `call` names it for errors and logs, in the Engine's verbs.
-#[derive(Debug)]
-pub(super) struct Ask {
-    pub call: &'static str,
-    method: Method,
-    /// Path and query below the API version.
-    target: String,
-    body: Vec<u8>,
-    content_type: Option<&'static str>,
-    deadline: Duration,
-}
-
-impl Ask {
-    pub fn get(call: &'static str, target: String) -> Ask {
-        Ask::new(call, Method::GET, target)
-    }
-
-    pub fn head(call: &'static str, target: String) -> Ask {
-        Ask::new(call, Method::HEAD, target)
-    }
-
-    pub fn post(call: &'static str, target: String) -> Ask {
-        Ask::new(call, Method::POST, target)
-    }
-
-    pub fn delete(call: &'static str, target: String) -> Ask {
-        Ask::new(call, Method::DELETE, target)
-    }
-
-    fn new(call: &'static str, method: Method, target: String) -> Ask {
-        let deadline = limits::ENGINE_CALL_DEADLINE;
-        Ask { call, method, target, body: Vec::new(), content_type: None, deadline }
-    }
-
-    /// With another deadline than the quick one.
-    pub fn within(self, deadline: Duration) -> Ask {
-        Ask { deadline, ..self }
-    }
-
-    /// With a JSON body.
-    pub fn json(self, body: &impl Serialize) -> Result<Ask, DockerError> {
-        match serde_json::to_vec(body) {
-            Ok(body) => Ok(Ask { body, content_type: Some("application/json"), ..self }),
-            Err(error) => Err(DockerError::Garbage { call: self.call, source: error.into() }),
-        }
-    }
-
-    /// With a tar archive as the body, which the call's `Upload` brings.
-    pub fn tar(self) -> Ask {
-        Ask { content_type: Some("application/x-tar"), ..self }
-    }
-}
-
-/// A body that goes up while the call runs, and the flag that says nobody wants it any more.
-pub(super) struct Upload<'a> {
-    pub bytes: &'a mut dyn Read,
-    pub unwanted: Arc<AtomicBool>,
-}
 
 /// A yes from the Engine: status 2xx or 304, the body still unread.
 #[derive(Debug)]
@@ -130,62 +72,6 @@ impl Reply {
 
 const REPLY_BYTES_MAX: u64 = limits::ENGINE_REPLY_BYTES_MAX as u64;
 
-/// A place among the calls in flight. Its life is the call's time.
-#[derive(Debug)]
-struct Turn {
-    inner: Arc<Inner>,
-    class: Class,
-    started: Instant,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Class {
-    Quick,
-    Patient,
-    /// One at a time by nature, and wanted most when all other places are taken.
-    Probe,
-}
-
-impl Turn {
-    fn take(engine: &Engine, class: Class, call: &'static str) -> Result<Turn, DockerError> {
-        let turn = Turn { inner: Arc::clone(&engine.inner), class, started: Instant::now() };
-        let taken = turn.places().fetch_add(1, Ordering::Relaxed);
-        metrics::ENGINE_CALLS_IN_FLIGHT.up();
-        // A refused turn is dropped here and gives its place back.
-        if taken >= turn.places_max() {
-            metrics::ENGINE_CALLS_BUSY.up();
-            return Err(DockerError::Busy { call });
-        }
-        metrics::ENGINE_CALLS.up();
-        Ok(turn)
-    }
-
-    fn places(&self) -> &AtomicUsize {
-        match self.class {
-            Class::Quick => &self.inner.quick_calls,
-            Class::Patient => &self.inner.patient_calls,
-            Class::Probe => &self.inner.probes,
-        }
-    }
-
-    fn places_max(&self) -> usize {
-        match self.class {
-            Class::Quick => limits::ENGINE_QUICK_CALLS_MAX,
-            Class::Patient => limits::ENGINE_PATIENT_CALLS_MAX,
-            Class::Probe => limits::ENGINE_PROBES_MAX,
-        }
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.places().fetch_sub(1, Ordering::Relaxed);
-        metrics::ENGINE_CALLS_IN_FLIGHT.down();
-        let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        metrics::ENGINE_CALL_MICROSECONDS.add(micros);
-    }
-}
-
 impl Engine {
     /// Makes a quick call.
     pub(super) fn ask(&self, ask: &Ask) -> Result<Reply, DockerError> {
@@ -194,6 +80,7 @@ impl Engine {
         let mut answer = self.try_quick(ask, until);
         if matches!(answer, Err(DockerError::Broken { .. })) {
             metrics::ENGINE_CALLS_REPEATED.up();
+            self.seen().broken();
             answer = self.try_quick(ask, until);
         }
         self.judge(ask, answer, turn)
@@ -211,13 +98,13 @@ impl Engine {
         let turn = Turn::take(self, Class::Patient, ask.call)?;
         let until = turn.started + ask.deadline;
         let unwanted = upload.as_ref().map(|upload| Arc::clone(&upload.unwanted));
-        let agent = self.own_agent(unwanted);
+        let agent = self.own_agent(limits::ENGINE_PATIENT_BUFFER_BYTES, unwanted);
         let _hooked = {
             let agent = agent.clone();
             stop.while_held(move || agent.shutdown())
         };
         let attempt = || {
-            let target = self.versioned(ask, until)?;
+            let target = self.versioned(&agent, ask, until)?;
             let left = self.left(ask, until)?;
             match upload {
                 None => self.send_own_body(&agent, ask, &target, left),
@@ -234,27 +121,36 @@ impl Engine {
         })
     }
 
-    /// Opens an answer that has no end, on `agent`'s own connection. Not counted among the calls.
-    pub(super) fn ask_for_stream(&self, agent: &Agent, ask: &Ask) -> Result<Body, DockerError> {
-        let until = Instant::now() + ask.deadline;
-        let uri = format!("{BASE}{}", self.versioned(ask, until)?);
-        let request = Request::builder().method(ask.method.clone()).uri(uri).body(());
-        let request = request.map_err(|_| DockerError::BadName { call: ask.call })?;
-        let request = agent
-            .configure_request(request)
-            .timeout_send_request(Some(ask.deadline))
-            .timeout_recv_response(Some(ask.deadline))
-            .timeout_per_read(Some(limits::ENGINE_EVENTS_SILENCE))
-            .build();
+    /// Opens an answer that has no end, on `agent`'s own connection. A read of it that takes longer
+    /// than `silence` is an error of ureq's, after which reading may go on. Not counted among the
+    /// calls.
+    pub(super) fn ask_for_stream(
+        &self,
+        agent: &Agent,
+        ask: &Ask,
+        silence: Duration,
+    ) -> Result<Body, DockerError> {
         let started = Instant::now();
-        let answer = agent.run(request);
-        let answer = answer.map_err(|error| self.fault(ask.call, ask.deadline, error));
+        let open = || {
+            let target = self.versioned(agent, ask, started + ask.deadline)?;
+            let request = Request::builder().method(ask.method.clone());
+            let request = request.uri(format!("{BASE}{target}")).body(());
+            let request = request.map_err(|_| DockerError::BadName { call: ask.call })?;
+            let request = agent
+                .configure_request(request)
+                .timeout_send_request(Some(ask.deadline))
+                .timeout_recv_response(Some(ask.deadline))
+                .timeout_per_read(Some(silence))
+                .build();
+            agent.run(request).map_err(|error| self.fault(ask.call, ask.deadline, error))
+        };
+        let answer = open();
         self.note(started, &answer);
         let mut response = answer?;
-        if response.status().is_success() {
-            return Ok(response.into_body());
+        if !response.status().is_success() {
+            return Err(refusal(ask.call, &mut response));
         }
-        Err(refusal(ask.call, &mut response))
+        Ok(response.into_body())
     }
 
     /// Asks for a sign of life (design law 5): what a loop does now and then, and whoever wonders
@@ -268,50 +164,39 @@ impl Engine {
         let until = turn.started + ask.deadline;
         let answer =
             self.send(&self.inner.agent, &ask, &ask.target, ask.deadline, SendBody::none());
-        let reply = self.judge(&ask, answer, turn)?;
-        if let Some(agreement) = &self.seen().agreement
-            && reply.header("Api-Version").is_some_and(|api| api == agreement.api_newest)
-        {
-            reply.done();
-            return Ok(());
-        }
-        reply.done();
-        self.agree(&ask, until).map(drop)
+        self.judge(&ask, answer, turn)?.done();
+        self.versioned(&self.inner.agent, &ask, until).map(drop)
     }
 
     /// An agent that shares no connection with anyone, for calls that are ended by `shutdown`.
-    pub(super) fn own_agent(&self, body_unwanted: Option<Arc<AtomicBool>>) -> Agent {
-        agent(EngineConnector {
-            socket: self.inner.socket.clone(),
-            buffer_bytes: limits::ENGINE_PATIENT_BUFFER_BYTES,
-            body_unwanted,
-        })
+    pub(super) fn own_agent(
+        &self,
+        buffer_bytes: usize,
+        body_unwanted: Option<Arc<AtomicBool>>,
+    ) -> Agent {
+        agent(EngineConnector { socket: self.inner.socket.clone(), buffer_bytes, body_unwanted })
     }
 
     fn try_quick(&self, ask: &Ask, until: Instant) -> Result<Response<Body>, DockerError> {
-        let target = self.versioned(ask, until)?;
+        let target = self.versioned(&self.inner.agent, ask, until)?;
         let left = self.left(ask, until)?;
         self.send_own_body(&self.inner.agent, ask, &target, left)
     }
 
     /// The target below the version agreed on; asks for the Engine's version where none is known.
-    fn versioned(&self, ask: &Ask, until: Instant) -> Result<String, DockerError> {
+    fn versioned(&self, agent: &Agent, ask: &Ask, until: Instant) -> Result<String, DockerError> {
         let known = self.seen().agreement.as_ref().map(|agreement| agreement.api);
         let api = match known {
             Some(api) => api,
-            None => self.agree(ask, until)?,
+            None => self.agree(agent, ask, until)?,
         };
         Ok(format!("/v{api}{}", ask.target))
     }
 
-    fn agree(&self, ask: &Ask, until: Instant) -> Result<ApiVersion, DockerError> {
-        let started = Instant::now();
+    fn agree(&self, agent: &Agent, ask: &Ask, until: Instant) -> Result<ApiVersion, DockerError> {
         let question = Ask::get(ask.call, "/version".to_owned()).within(ask.deadline);
         let left = self.left(ask, until)?;
-        let answer =
-            self.send(&self.inner.agent, &question, &question.target, left, SendBody::none());
-        self.note(started, &answer);
-        let mut response = answer?;
+        let mut response = self.send(agent, &question, &question.target, left, SendBody::none())?;
         if !response.status().is_success() {
             return Err(refusal(ask.call, &mut response));
         }
@@ -398,7 +283,10 @@ impl Engine {
     fn note(&self, started: Instant, answer: &Result<Response<Body>, DockerError>) {
         let mut seen = self.seen();
         match answer {
-            Ok(_) => return seen.answered(),
+            Ok(response) => {
+                let api = response.headers().get("Api-Version");
+                return seen.answered(api.and_then(|api| api.to_str().ok()));
+            }
             Err(DockerError::Connect { source, .. }) => seen.unreachable(source.kind()),
             Err(DockerError::TimedOut { .. }) => seen.timed_out(started),
             Err(DockerError::Broken { .. }) => seen.broken(),
@@ -459,81 +347,3 @@ fn refusal(call: &'static str, response: &mut Response<Body>) -> DockerError {
 
 /// JSON escapes can make the text six times as long.
 const REFUSAL_BYTES_MAX: u64 = 6 * limits::ENGINE_SAID_BYTES_MAX as u64;
-
-/// `value` for a query string.
-pub(super) fn escaped(value: &str) -> String {
-    let mut out = String::with_capacity(value.len());
-    for byte in value.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' | b':' => {
-                out.push(char::from(byte));
-            }
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
-}
-
-/// `filters=` as the Engine wants it.
-pub(super) fn filters(wanted: &wire::Filters) -> String {
-    // A map of strings always has a JSON form.
-    escaped(&serde_json::to_string(wanted).unwrap_or_default())
-}
-
-/// Container, network or their ids: Docker's own grammar, so that no name can leave its place in
-/// a path.
-pub(super) fn checked_name<'a>(call: &'static str, name: &'a str) -> Result<&'a str, DockerError> {
-    let head = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-    let tail = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
-    if head && name.bytes().all(tail) { Ok(name) } else { Err(DockerError::BadName { call }) }
-}
-
-/// An image's reference or id: names with slashes, tag, digest, none of them empty or dots only.
-pub(super) fn checked_reference<'a>(
-    call: &'static str,
-    reference: &'a str,
-) -> Result<&'a str, DockerError> {
-    let word = |word: &str| {
-        word.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
-            && word.bytes().all(|byte| {
-                byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b':' | b'@')
-            })
-    };
-    if reference.split('/').all(word) { Ok(reference) } else { Err(DockerError::BadName { call }) }
-}
-
-#[cfg(test)]
-mod test {
-    use super::*;
-
-    #[test]
-    fn a_query_value_is_escaped_byte_by_byte() {
-        assert_eq!(escaped("{\"a\":[\"ä b&c\"]}"), "%7B%22a%22:%5B%22%C3%A4%20b%26c%22%5D%7D");
-    }
-
-    #[test]
-    fn names_that_could_leave_their_place_in_a_path_are_refused() {
-        assert!(checked_name("test", "kohakuriver-task-7").is_ok());
-        assert!(checked_name("test", "").is_err());
-        assert!(checked_name("test", "..").is_err());
-        assert!(checked_name("test", "a/../b").is_err());
-        assert!(checked_name("test", "a?force=1").is_err());
-        assert!(checked_name("test", "a%2fb").is_err());
-    }
-
-    #[test]
-    fn references_with_registry_tag_and_digest_pass() {
-        assert!(checked_reference("test", "127.0.0.1:5000/a_b/c:1.0").is_ok());
-        assert!(checked_reference("test", "busybox@sha256:00ff").is_ok());
-        assert!(checked_reference("test", "sha256:00ff").is_ok());
-    }
-
-    #[test]
-    fn references_that_are_options_or_climb_are_refused() {
-        assert!(checked_reference("test", "--privileged").is_err());
-        assert!(checked_reference("test", "a/../../containers").is_err());
-        assert!(checked_reference("test", "a//b").is_err());
-        assert!(checked_reference("test", "a b").is_err());
-        assert!(checked_reference("test", "").is_err());
-    }
-}

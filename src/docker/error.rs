@@ -45,8 +45,8 @@ impl DockerError {
         matches!(self, DockerError::Refused { status: 409, .. })
     }
 
-    /// The Engine as such is in trouble, not this call: the same call is worth making again
-    /// later, and whatever it was to do may have been done.
+    /// The Engine as such, or our load on it, is in trouble, not this call: the same call is worth
+    /// making again later. Whatever it was to do may have been done.
     pub fn is_engine_trouble(&self) -> bool {
         match self {
             DockerError::Connect { .. }

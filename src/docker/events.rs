@@ -13,8 +13,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, Utc};
 
-use super::call::{Ask, filters};
+use super::ask::Ask;
 use super::lines::{Line, Lines};
+use super::names::filters;
 use super::{DockerError, Engine};
 use crate::stop::Stop;
 use crate::wire::docker as wire;
@@ -92,15 +93,16 @@ fn listen(
     stop: &Stop,
     on: &mut dyn FnMut(EngineEvent),
 ) -> DockerError {
-    let agent = engine.own_agent(None);
+    let agent = engine.own_agent(limits::ENGINE_BUFFER_BYTES, None);
     let _hooked = {
         let agent = agent.clone();
         stop.while_held(move || agent.shutdown())
     };
-    let mut stream = match engine.ask_for_stream(&agent, &question(label)) {
-        Ok(body) => body.into_reader(),
-        Err(why) => return why,
-    };
+    let mut stream =
+        match engine.ask_for_stream(&agent, &question(label), limits::ENGINE_EVENTS_SILENCE) {
+            Ok(body) => body.into_reader(),
+            Err(why) => return why,
+        };
     on(EngineEvent::Connected);
     let mut lines = Lines::default();
     let mut piece = [0; 4096];

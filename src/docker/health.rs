@@ -68,10 +68,12 @@ enum Trouble {
 }
 
 impl Seen {
-    /// The Engine said something, be it no.
-    pub fn answered(&mut self) {
+    /// The Engine said something, be it no. `api_newest` is what it says of itself in every
+    /// answer's head; another one than before means that it was replaced behind our back.
+    pub fn answered(&mut self, api_newest: Option<&str>) {
         self.answered = Some(Instant::now());
         self.trouble = None;
+        self.agreement.take_if(|known| api_newest.is_some_and(|api| api != known.api_newest));
     }
 
     /// A call that began at `started` ran out of time. That speaks against the Engine only if it
@@ -179,7 +181,7 @@ mod test {
     fn a_timed_out_call_says_nothing_once_another_call_was_answered() {
         let mut seen = agreed();
         let started = Instant::now();
-        seen.answered();
+        seen.answered(Some("1.41"));
         seen.timed_out(started);
         assert!(matches!(seen.health(), EngineHealth::Ok { .. }));
     }
@@ -187,11 +189,21 @@ mod test {
     #[test]
     fn a_timed_out_call_with_no_answer_since_makes_the_engine_unresponsive() {
         let mut seen = agreed();
-        seen.answered();
+        seen.answered(Some("1.41"));
         seen.timed_out(Instant::now());
         assert!(matches!(seen.health(), EngineHealth::Unresponsive { .. }));
-        seen.answered();
+        seen.answered(Some("1.41"));
         assert!(matches!(seen.health(), EngineHealth::Ok { .. }));
+    }
+
+    #[test]
+    fn an_answer_of_another_version_makes_the_agreement_void() {
+        let mut seen = agreed();
+        seen.answered(None);
+        seen.answered(Some("1.41"));
+        assert!(seen.agreement.is_some());
+        seen.answered(Some("1.43"));
+        assert!(seen.agreement.is_none());
     }
 
     #[test]
@@ -201,7 +213,7 @@ mod test {
         let first = seen.health();
         seen.unreachable(io::ErrorKind::ConnectionRefused);
         assert_eq!(seen.health(), first);
-        seen.answered();
+        seen.answered(Some("1.41"));
         assert_eq!(seen.health(), EngineHealth::Unknown);
     }
 }

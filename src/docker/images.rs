@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::call::{Ask, Reply, Upload, checked_reference, escaped};
+use super::ask::{Ask, Upload};
+use super::call::Reply;
 use super::containers::moment;
 use super::error::cut_said;
 use super::lines::{Line, each_line};
+use super::names::{checked_reference, escaped};
 use super::{DockerError, Engine};
 use crate::stop::Stop;
 use crate::wire::docker as wire;

@@ -17,21 +17,24 @@ use std::time::Duration;
 
 use ureq::Agent;
 
-use self::call::Ask;
+use self::ask::Ask;
 use self::health::Seen;
 use crate::metrics;
 use crate::wire::docker as wire;
 
 mod archive;
+mod ask;
 mod call;
-mod containers;
+pub mod containers;
 mod error;
 mod events;
 mod health;
 mod images;
 mod lines;
+mod names;
 mod networks;
 mod socket;
+mod turn;
 
 pub use self::containers::{Container, LogTail, Removal, Volumes};
 pub use self::error::DockerError;

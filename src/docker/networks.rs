@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::call::{Ask, checked_name};
+use super::ask::Ask;
+use super::names::checked_name;
 use super::{DockerError, Engine};
 use crate::wire::docker as wire;
 

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use river_runner::docker::{
-    ContainerState, DockerError, EXIT_CODE_LABEL, Engine, EngineEvent, EngineHealth, Removal,
-    Volumes, socket_from_env, watch_ends,
+    ContainerState, DockerError, EXIT_CODE_LABEL, Engine, EngineEvent, EngineHealth, LogTail,
+    Removal, Volumes, socket_from_env, watch_ends,
 };
 use river_runner::stop::Stop;
 use river_runner::wire::docker::{
     CreateContainer, CreateNetwork, EndpointConfig, EndpointIpamConfig, HostConfig, Ipam, IpamPool,
-    NetworkingConfig, Nothing, PortBinding,
+    LogConfig, NetworkingConfig, Nothing, PortBinding,
 };
 
 /// Far more than any of these takes; a test that waits longer has failed.
@@ -197,7 +197,7 @@ fn an_end_is_told_with_its_code_its_time_and_its_labels() {
 }
 
 #[test]
-fn an_exec_an_oom_or_another_label_tells_no_end() {
+fn the_end_of_a_container_without_our_label_is_not_told() {
     let bench = Bench::new("quiet");
     let (stop, told) = bench.watch();
     let foreign = CreateContainer { labels: [].into(), ..bench.shell("exit 1") };
@@ -249,6 +249,15 @@ fn the_tail_of_a_log_keeps_the_newest_bytes_of_each_output() {
     let tail = bench.engine.container_log_tail(&name, 4).unwrap();
     assert_eq!((tail.stdout.as_slice(), tail.stderr.as_slice()), (&b"two\n"[..], &b"bad\n"[..]));
     assert!(bench.engine.container_log_tail("river-it-none", 4).unwrap_err().is_missing());
+}
+
+#[test]
+fn a_log_that_cannot_be_read_is_empty() {
+    let bench = Bench::new("nolog");
+    let mut body = bench.shell("echo one");
+    body.host_config.log_config = Some(LogConfig { kind: "none".into(), ..LogConfig::default() });
+    let name = bench.start("c", &body);
+    assert_eq!(bench.engine.container_log_tail(&name, 4096).unwrap(), LogTail::default());
 }
 
 #[test]

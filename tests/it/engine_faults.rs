@@ -290,12 +290,39 @@ fn a_newer_engine_is_spoken_to_in_our_newest_version_and_an_older_one_in_its_own
 }
 
 #[test]
+fn an_engine_older_than_we_speak_is_foreign() {
+    let fake = FakeEngine::start(|_, _| Then::Close);
+    fake.listen("1.23", |_, stream| say(stream, &ok("[]")));
+    let listed = fake.engine().list_images();
+    assert!(matches!(listed, Err(DockerError::Foreign { .. })), "{listed:?}");
+    assert_eq!(fake.asked("/images/json"), 0);
+}
+
+#[test]
 fn an_engine_that_comes_back_as_another_is_asked_for_its_version_again() {
     let fake = FakeEngine::start(|_, _| Then::Close);
     let engine = fake.engine();
     engine.list_images().unwrap_err();
     fake.listen("1.43", |_, stream| say(stream, &ok("[]")));
     engine.list_images().unwrap();
+    assert_eq!(fake.asked("GET /v1.43/images/json"), 1);
+}
+
+#[test]
+fn an_engine_replaced_between_two_calls_is_asked_for_its_version_again() {
+    let fake = FakeEngine::start(|_, _| Then::Close);
+    let answer =
+        |api| format!("HTTP/1.1 200 OK\r\nApi-Version: {api}\r\nContent-Length: 2\r\n\r\n[]");
+    fake.listen("1.41", move |_, stream| {
+        say(stream, &answer("1.41"));
+        Then::Close
+    });
+    let engine = fake.engine();
+    engine.list_images().unwrap();
+    fake.listen("1.43", move |_, stream| say(stream, &answer("1.43")));
+    engine.list_images().unwrap();
+    engine.list_images().unwrap();
+    assert_eq!(fake.asked("GET /v1.41/images/json"), 2);
     assert_eq!(fake.asked("GET /v1.43/images/json"), 1);
 }
 
@@ -310,6 +337,23 @@ fn a_stop_ends_a_blocked_pull_at_once() {
         raiser.raise();
     });
     let pulled = pull(&fake.engine(), PATIENCE, &stop);
+    assert!(matches!(pulled, Err(DockerError::Stopped { .. })), "{pulled:?}");
+    assert!(started.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn a_stop_ends_a_pull_at_an_engine_that_has_not_even_told_its_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d.sock");
+    let _never_accepts = UnixListener::bind(&path).unwrap();
+    let (engine, stop) = (Engine::new(path), Stop::new());
+    let raiser = stop.clone();
+    let started = Instant::now();
+    thread::spawn(move || {
+        thread::sleep(Duration::from_millis(100));
+        raiser.raise();
+    });
+    let pulled = pull(&engine, PATIENCE, &stop);
     assert!(matches!(pulled, Err(DockerError::Stopped { .. })), "{pulled:?}");
     assert!(started.elapsed() < Duration::from_secs(2));
 }
