@@ -70,6 +70,9 @@ pub const CLI_CHUNK_LINE_BYTES_MAX: usize = 1024;
 /// Bytes of output moved at once; less than a pipe holds.
 pub const CLI_COPY_BYTES: usize = 32 * 1024;
 
+/// `doctor`: a peer that needs longer for a small answer is not well.
+pub const DOCTOR_PATIENCE: Duration = Duration::from_secs(5);
+
 /// `doctor`: the door holds up to 16,384 connections, tasks and sessions need the rest.
 pub const DOCTOR_FILES_MIN: u64 = 20_000;
 

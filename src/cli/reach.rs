@@ -12,6 +12,7 @@ use super::Failure;
 use super::client::{Client, Target};
 use super::runner::Runner;
 use crate::app::config::{self, Fault, File, Loaded, Sources};
+use crate::limits;
 use crate::model::settings::{Settings, Token};
 
 /// Flags of all commands that talk to a runner.
@@ -44,11 +45,11 @@ impl Reach {
         let token = token.map(Token::new);
         if let Some(url) = url {
             let target = url.parse().map_err(|_| Failure::Url(url))?;
-            return Ok(Runner(Client { target, token }));
+            return Ok(runner(target, token));
         }
         let settings = load_as_client(path)?;
         let target = target(&settings);
-        Ok(Runner(Client { target, token: token.or(settings.api_token) }))
+        Ok(runner(target, token.or(settings.api_token)))
     }
 }
 
@@ -65,6 +66,10 @@ impl ConfigPath {
     pub fn load(&self, flags: Vec<(&'static str, String)>) -> Result<Loaded, Failure> {
         config::load(&self.sources(flags)).map_err(Failure::Config)
     }
+}
+
+fn runner(target: Target, token: Option<Token>) -> Runner {
+    Runner(Client::new(target, token, limits::CLI_ANSWER_PATIENCE))
 }
 
 /// The configuration as somebody sees it who only wants to find the runner: a default file that

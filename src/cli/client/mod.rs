@@ -33,8 +33,10 @@ pub struct NotATarget;
 /// A peer and the token shown to it.
 #[derive(Clone, Debug)]
 pub struct Client {
-    pub target: Target,
-    pub token: Option<Token>,
+    target: Target,
+    token: Option<Token>,
+    /// Until an answer is complete, or a stream begins.
+    patience: Duration,
 }
 
 /// The head of an answer, with the body still to be read.
@@ -45,12 +47,17 @@ pub struct Answer {
 }
 
 impl Client {
+    /// A client of `target` that waits `patience` for each answer.
+    pub fn new(target: Target, token: Option<Token>, patience: Duration) -> Client {
+        Client { target, token, patience }
+    }
+
     /// GET, with an answer of JSON.
     ///
     /// # Errors
     /// The peer can't be reached, is late, refuses, or answers something else.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.send("GET", path, None)?.accepted()?.json()
+        self.send("GET", path, None)?.accepted()?.json(self.patience)
     }
 
     /// POST of JSON, with an answer of JSON.
@@ -63,7 +70,7 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).map_err(ClientError::NotJson)?;
-        self.send("POST", path, Some(&body))?.accepted()?.json()
+        self.send("POST", path, Some(&body))?.accepted()?.json(self.patience)
     }
 
     /// GET of bytes. Each read of the body waits `CLI_STREAM_TICK` at most and then fails with
@@ -80,8 +87,8 @@ impl Client {
     fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<Answer, ClientError> {
         let mut wire = Wire::connect(&self.target, limits::CLI_CONNECT_PATIENCE)
             .map_err(|source| ClientError::Connect { target: self.target.clone(), source })?;
-        wire.read_until(limits::CLI_ANSWER_PATIENCE);
-        let broken = |source| ClientError::from_io(source, limits::CLI_ANSWER_PATIENCE);
+        wire.read_until(self.patience);
+        let broken = |source| ClientError::from_io(source, self.patience);
         wire.send(&self.request(method, path, body)).map_err(broken)?;
         wire.send(body.unwrap_or_default()).map_err(broken)?;
         wire::read_head(wire, method).map_err(|fault| match fault {
@@ -116,10 +123,9 @@ impl Answer {
         Err(ClientError::Refused { status: self.status, detail: error::detail(&said) })
     }
 
-    fn json<T: DeserializeOwned>(mut self) -> Result<T, ClientError> {
+    fn json<T: DeserializeOwned>(mut self, patience: Duration) -> Result<T, ClientError> {
         let whole = self.body.read_whole();
-        let whole =
-            whole.map_err(|source| ClientError::from_io(source, limits::CLI_ANSWER_PATIENCE))?;
+        let whole = whole.map_err(|source| ClientError::from_io(source, patience))?;
         serde_json::from_slice(&whole).map_err(ClientError::NotJson)
     }
 }
@@ -181,4 +187,113 @@ pub fn is_quiet(error: &io::Error) -> bool {
 enum Patience {
     Until(std::time::Instant),
     Tick(Duration),
+}
+
+#[cfg(test)]
+mod test {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A peer that answers the first caller with `answer` and hangs up, and a client of it.
+    fn peer(answer: &'static str) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        thread::spawn(move || {
+            let (mut caller, _) = listener.accept().unwrap();
+            let _ = caller.read(&mut [0; 4096]);
+            let _ = caller.write_all(answer.as_bytes());
+        });
+        let target = Target::Tcp { host: "127.0.0.1".into(), port };
+        Client::new(target, None, Duration::from_secs(5))
+    }
+
+    fn get(answer: &'static str) -> Result<Value, ClientError> {
+        peer(answer).get("/")
+    }
+
+    #[test]
+    fn body_is_read_by_its_length_its_chunks_or_to_the_end() {
+        let whole = json!({"a": 1});
+        let counted = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{\"a\": 1}and more";
+        assert_eq!(get(counted).unwrap(), whole);
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+                       3;x=y\r\n{\"a\r\n5\r\n\": 1}\r\n0\r\n\r\n";
+        assert_eq!(get(chunked).unwrap(), whole);
+        assert_eq!(get("HTTP/1.0 200 OK\r\n\r\n{\"a\": 1}").unwrap(), whole);
+    }
+
+    #[test]
+    fn body_that_ends_too_early_is_not_taken_for_whole() {
+        let short = get("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{\"a\": 1}");
+        assert!(matches!(short, Err(ClientError::Broken { .. })));
+        let short = get("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n{\"a\": 1}");
+        assert!(matches!(short, Err(ClientError::Broken { .. })));
+    }
+
+    #[test]
+    fn chunk_size_that_is_no_number_is_refused() {
+        let odd = get("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n");
+        assert!(matches!(odd, Err(ClientError::Broken { .. })));
+    }
+
+    #[test]
+    fn answer_that_announces_another_is_passed_over() {
+        let both = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+        assert_eq!(get(both).unwrap(), json!({}));
+    }
+
+    #[test]
+    fn refusal_carries_the_peers_own_text() {
+        let refused =
+            get("HTTP/1.1 409 Conflict\r\nContent-Length: 17\r\n\r\n{\"detail\":\"seen\"}");
+        assert_eq!(refused.unwrap_err().to_string(), "seen (status 409)");
+    }
+
+    #[test]
+    fn refusal_of_a_field_names_it() {
+        let said = error::detail(
+            br#"{"detail":[{"type":"missing","loc":["body","command"],"msg":"Field required"}]}"#,
+        );
+        assert_eq!(said, "command: Field required");
+    }
+
+    #[test]
+    fn peer_that_does_not_speak_http_is_told_apart() {
+        assert!(matches!(get("SSH-2.0-OpenSSH\r\n"), Err(ClientError::NotHttp { .. })));
+    }
+
+    #[test]
+    fn peer_that_is_not_there_is_named_with_the_remedy() {
+        let client =
+            Client::new(Target::Unix("/nonexistent/api.sock".into()), None, Duration::from_secs(5));
+        let said = client.get::<Value>("/").unwrap_err().to_string();
+        assert!(said.contains("unix:///nonexistent/api.sock") && said.contains("serve"), "{said}");
+    }
+
+    #[test]
+    fn peer_that_stays_silent_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let target = Target::Tcp { host: "127.0.0.1".into(), port };
+        let client = Client::new(target, None, Duration::from_millis(50));
+        assert!(matches!(client.get::<Value>("/"), Err(ClientError::TimedOut { .. })));
+    }
+
+    #[test]
+    fn urls_are_read_and_others_refused() {
+        let read = |url: &str| url.parse::<Target>().map(|target| target.to_string());
+        assert_eq!(read("http://10.0.0.1:8001/"), Ok("http://10.0.0.1:8001".into()));
+        assert_eq!(read("http://node"), Ok("http://node:80".into()));
+        assert_eq!(read("http://[fd00::1]:8001"), Ok("http://[fd00::1]:8001".into()));
+        assert_eq!(read("unix:///run/x.sock"), Ok("unix:///run/x.sock".into()));
+        assert_eq!(read("https://node"), Err(NotATarget));
+        assert_eq!(read("http://node/path"), Err(NotATarget));
+        assert_eq!(read("http://:8001"), Err(NotATarget));
+        assert_eq!(read("unix://run/x.sock"), Err(NotATarget));
+    }
 }

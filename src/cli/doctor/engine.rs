@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::Finding;
 use crate::cli::client::{Client, ClientError, Target};
+use crate::limits;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -33,7 +34,7 @@ struct Info {
 const API_VERSION_MIN: (u32, u32) = (1, 41);
 
 pub fn findings(socket: &Path) -> Vec<Finding> {
-    let client = Client { target: Target::Unix(socket.into()), token: None };
+    let client = Client::new(Target::Unix(socket.into()), None, limits::DOCTOR_PATIENCE);
     let version: Version = match client.get("/version") {
         Ok(version) => version,
         Err(error) => return vec![unreachable(socket, &error)],

@@ -77,7 +77,8 @@ fn api_socket(path: &Path, settings: &Settings) -> Finding {
 
 /// What a runner of ours says that answers there.
 fn running(target: Target, settings: &Settings) -> Option<Health> {
-    Runner(Client { target, token: settings.api_token.clone() }).health().ok()
+    let client = Client::new(target, settings.api_token.clone(), limits::DOCTOR_PATIENCE);
+    Runner(client).health().ok()
 }
 
 fn host(address: &str, port: u16) -> Finding {
