@@ -15,6 +15,7 @@
 //! [`ops::task::execute`], [`docker::containers`], [`ops::task::finish`], [`host::outbox`].
 
 pub mod app;
+pub mod cli;
 pub mod docker;
 pub mod lanes;
 pub mod limits;

@@ -36,11 +36,22 @@ pub const OTHER_VARIABLES: [&str; 2] = ["RIVER_CONFIG", "RIVER_URL"];
 pub struct Sources {
     /// The machine's own name, the lowest layer together with `DOCKER_HOST`.
     pub hostname: String,
-    /// A file that must exist; `None` is `DEFAULT_PATH`, which may be missing.
-    pub file: Option<PathBuf>,
+    pub file: File,
     pub variables: Vec<(OsString, OsString)>,
     /// Keys of the table with what was said for them.
     pub flags: Vec<(&'static str, String)>,
+}
+
+/// Which file is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum File {
+    /// `DEFAULT_PATH`, if it is there.
+    #[default]
+    Default,
+    /// This one, which must be there.
+    Named(PathBuf),
+    /// None, for callers that may not read the default one.
+    Nothing,
 }
 
 /// The outcome of `load`.
@@ -61,8 +72,9 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<Fault>> {
     layers.read_machine(sources);
     layers.below = layers.given.clone();
     match &sources.file {
-        Some(path) => layers.read_file(path, Missing::IsAFault),
-        None => layers.read_file(Path::new(DEFAULT_PATH), Missing::IsEmpty),
+        File::Named(path) => layers.read_file(path, Missing::IsAFault),
+        File::Default => layers.read_file(Path::new(DEFAULT_PATH), Missing::IsEmpty),
+        File::Nothing => (),
     }
     layers.read_variables(&sources.variables);
     for (key, text) in &sources.flags {
@@ -291,7 +303,8 @@ mod test {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("runner.toml");
         fs::write(&path, text).unwrap();
-        let sources = Sources { hostname: "node7".into(), file: Some(path), ..Sources::default() };
+        let sources =
+            Sources { hostname: "node7".into(), file: File::Named(path), ..Sources::default() };
         (place, sources)
     }
 
@@ -458,7 +471,7 @@ mod test {
     #[test]
     fn named_file_that_is_missing_is_refused() {
         let sources =
-            Sources { file: Some("/nonexistent/runner.toml".into()), ..Sources::default() };
+            Sources { file: File::Named("/nonexistent/runner.toml".into()), ..Sources::default() };
         assert!(matches!(load(&sources).unwrap_err()[..], [Fault::Unreadable { .. }, ..]));
     }
 

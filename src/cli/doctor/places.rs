@@ -1,0 +1,141 @@
+//! Directories: there or creatable, writable, on storage that survives, with room left.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::Path;
+use std::process;
+
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use nix::sys::statvfs::statvfs;
+
+use super::Finding;
+use crate::limits;
+use crate::model::settings::Settings;
+
+/// What becomes of a directory's contents when the machine starts anew.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keeps {
+    /// Results: losing them breaks the runner's promise.
+    Records,
+    Output,
+    Scratch,
+}
+
+pub fn findings(settings: &Settings) -> Vec<Finding> {
+    let mut findings = vec![
+        place("state_dir", &settings.state_dir, Keeps::Records),
+        place("shared_dir", &settings.shared_dir, Keeps::Output),
+        place("local_temp_dir", &settings.local_temp_dir, Keeps::Scratch),
+    ];
+    for mount in &settings.additional_mounts {
+        let source = mount.split(':').next().unwrap_or_default();
+        if !Path::new(source).exists() {
+            findings.push(Finding::fail(
+                "mounts",
+                format!("{source} does not exist"),
+                "create it or take it out of additional_mounts: Docker refuses containers else",
+            ));
+        }
+    }
+    findings
+}
+
+fn place(subject: &'static str, path: &Path, keeps: Keeps) -> Finding {
+    let shown = path.display();
+    // A directory that is missing is created at the start, if what is above lets us.
+    let Some(there) = path.ancestors().find(|ancestor| ancestor.exists()) else {
+        return Finding::fail(subject, format!("{shown} does not exist"), "create it");
+    };
+    if !there.is_dir() {
+        return Finding::fail(subject, format!("{shown} is no directory"), "move the file away");
+    }
+    if let Err(error) = probe(there) {
+        let found = format!("{shown} can't be written: {error}");
+        return Finding::fail(
+            subject,
+            found,
+            "run as root; on NFS export it with no_root_squash or give it to this user",
+        );
+    }
+    let found = match there == path {
+        true => format!("{shown}"),
+        false => format!("{shown} (created at the start)"),
+    };
+    let is_memory = statfs(there).is_ok_and(|kind| kind.filesystem_type() == TMPFS_MAGIC);
+    if is_memory {
+        let found = format!("{shown} is in memory (tmpfs)");
+        return match keeps {
+            Keeps::Records => Finding::fail(
+                subject,
+                found,
+                "choose a directory on disk: results are lost when the machine starts anew",
+            ),
+            Keeps::Output => Finding::warn(
+                subject,
+                found,
+                "choose a directory on disk: output fills memory and is lost with it",
+            ),
+            Keeps::Scratch => {
+                Finding::warn(subject, found, "choose a directory on disk: files fill memory")
+            }
+        };
+    }
+    match free_bytes(there) {
+        Some(free) if free < limits::DOCTOR_FREE_BYTES_MIN => Finding::warn(
+            subject,
+            format!("{found}, {} MiB free", free >> 20),
+            "make room: records and output need it",
+        ),
+        Some(free) => Finding::ok(subject, format!("{found}, {} GiB free", free >> 30)),
+        None => Finding::ok(subject, found),
+    }
+}
+
+/// Whether a file can be made there; only trying tells, since NFS may refuse root.
+fn probe(directory: &Path) -> io::Result<()> {
+    let file = directory.join(format!(".river-runner-doctor-{}", process::id()));
+    OpenOptions::new().write(true).create_new(true).open(&file)?;
+    fs::remove_file(&file)
+}
+
+fn free_bytes(path: &Path) -> Option<u64> {
+    let found = statvfs(path).ok()?;
+    Some(found.blocks_available() * found.fragment_size())
+}
+
+#[cfg(test)]
+mod test {
+    use super::super::Grade;
+    use super::*;
+
+    #[test]
+    fn directory_that_will_be_created_is_fine_and_leaves_no_probe() {
+        let above = tempfile::tempdir().unwrap();
+        let found = place("shared_dir", &above.path().join("a/b"), Keeps::Output);
+        assert_ne!(found.grade, Grade::Fail);
+        assert_eq!(fs::read_dir(above.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn file_in_place_of_the_directory_fails() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let found = place("shared_dir", &file.path().join("logs"), Keeps::Output);
+        assert_eq!(found.grade, Grade::Fail);
+    }
+
+    #[test]
+    fn records_in_memory_fail_and_scratch_in_memory_is_a_warning() {
+        let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+        assert_eq!(place("state_dir", memory.path(), Keeps::Records).grade, Grade::Fail);
+        assert_eq!(place("local_temp_dir", memory.path(), Keeps::Scratch).grade, Grade::Warn);
+    }
+
+    #[test]
+    fn mount_whose_source_is_missing_fails() {
+        let settings = Settings {
+            additional_mounts: vec!["/nonexistent:/data".into()],
+            ..Settings::default()
+        };
+        assert!(findings(&settings).iter().any(|found| found.subject == "mounts"));
+    }
+}

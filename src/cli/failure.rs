@@ -1,0 +1,59 @@
+//! Why a command could not do its work.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use super::client::ClientError;
+use super::follow::FollowError;
+use crate::app::config::Fault;
+
+#[derive(Debug)]
+pub enum Failure {
+    /// All that is wrong with the configuration.
+    Config(Vec<Fault>),
+    /// A URL that can't be called.
+    Url(String),
+    Client(ClientError),
+    /// A file that was named can't be read.
+    Unreadable {
+        path: PathBuf,
+        source: io::Error,
+    },
+    /// Stdout is closed or full, or the process may not have what it needs.
+    Output(io::Error),
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Failure {
+        Failure::Client(error)
+    }
+}
+
+impl From<FollowError> for Failure {
+    fn from(error: FollowError) -> Failure {
+        match error {
+            FollowError::Runner(error) => Failure::Client(error),
+            FollowError::Sink(error) => Failure::Output(error),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Config(faults) => {
+                f.write_str("the configuration is not usable")?;
+                faults.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+            }
+            Failure::Url(url) => {
+                write!(f, "{url} is no runner's URL: it must be http://HOST:PORT or unix:///PATH")
+            }
+            Failure::Client(error) => error.fmt(f),
+            Failure::Unreadable { path, source } => {
+                write!(f, "{}: can't be read: {source}", path.display())
+            }
+            Failure::Output(error) => write!(f, "output can't be written: {error}"),
+        }
+    }
+}
