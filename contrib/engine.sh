@@ -67,10 +67,12 @@ ensure_engine() {
         journalctl -u docker -n 30 --no-pager >&2 || true
         die "Docker did not answer within $ENGINE_START_SECONDS s"
     fi
+    # A package that was just installed may have started one through its init script.
+    if dockerd_runs && await_engine; then return 0; fi
     step "starting dockerd in the background, log in $ENGINE_LOG"
     if ip link show docker0 >/dev/null 2>&1; then ENGINE_BRIDGE_WAS_THERE=yes; fi
-    # A pid file of a dead dockerd stops the next one once its number is in use again.
-    rm -f /var/run/docker.pid
+    # The pid file of a dead dockerd stops the next one once its number is in use again.
+    dockerd_runs || rm -f /var/run/docker.pid
     # A session of its own: an interrupt on the terminal must not end it before our clean-up has.
     setsid dockerd >"$ENGINE_LOG" 2>&1 </dev/null &
     ENGINE_PID=$!
@@ -79,6 +81,8 @@ ensure_engine() {
     stop_engine_if_started
     die "dockerd did not answer within $ENGINE_START_SECONDS s, its last lines are above"
 }
+
+dockerd_runs() { grep -qsx dockerd /proc/[0-9]*/comm; }
 
 await_engine() {
     local end=$((SECONDS + ENGINE_START_SECONDS))

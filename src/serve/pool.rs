@@ -105,10 +105,10 @@ fn next_of(mut conn: Box<Conn>, desk: &Desk, worker: Worker, scratch: &mut [u8])
     let reserved = worker.0 < HTTP_WORKERS_RESERVED;
     if conn.read.is_empty() && !reserved && desk.line.is_quiet() && !desk.is_stopping() {
         let soon = Instant::now() + HTTP_POLL;
-        if conn.socket.wait(PollFlags::POLLIN, soon).unwrap_or(false) {
-            if conn.receive(scratch).ok()? == 0 {
-                return None;
-            }
+        if conn.socket.wait(PollFlags::POLLIN, soon).unwrap_or(false)
+            && conn.receive(scratch).ok()? == 0
+        {
+            return None;
         }
     }
     let job = desk.advance(conn, None)?;

@@ -1,10 +1,9 @@
 //! Integration tests: the built runner against a real Docker Engine; fakes only for faults.
+//! `contrib/test.sh` prepares what they need: an Engine and the images of `tests/images`.
 
 /// The Engine room against the machine's own Engine.
 mod engine;
 /// The Engine room against Engines that hang, die and talk nonsense.
 mod engine_faults;
-//! `contrib/test.sh` prepares what they need: an Engine and the images of `tests/images`.
-
 mod kit;
 mod kit_selftest;

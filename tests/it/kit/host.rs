@@ -2,17 +2,18 @@
 //! the host's rules, records everything, and can be made to fail in every way a host fails.
 //! What breaks the contract on the runner's side fails the test when the fake is dropped.
 
+mod rules;
+mod serve;
+
 use std::collections::HashMap;
-use std::io::{BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::http::{self, Head};
 use super::{SOON, free_port, wait_until};
 
 /// The host's texts for a status report; both come with 200 (contract 3.3).
@@ -20,8 +21,6 @@ pub const UPDATED: &str = "Task status updated successfully.";
 pub const REFUSED: &str = "Task ID not recognized or invalid state transition.";
 
 const FINAL: &[&str] = &["completed", "failed", "killed", "killed_oom", "lost", "stopped"];
-const REPORT_KEYS: &[&str] =
-    &["task_id", "status", "exit_code", "message", "started_at", "completed_at", "ssh_port"];
 
 /// How the host fails while a fault is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -287,7 +286,7 @@ impl FakeHost {
         let listener = bound.unwrap_or_else(|error| panic!("host's port {address}: {error}"));
         let ours = listener.try_clone().expect("a listener");
         let inner = Arc::clone(&self.inner);
-        let thread = std::thread::spawn(move || accept(&inner, &ours));
+        let thread = std::thread::spawn(move || serve::accept(&inner, &ours));
         *listening = Some(Listening { listener, thread });
     }
 
@@ -348,203 +347,4 @@ impl Inner {
         set.left -= 1;
         Some(set.fault)
     }
-}
-
-// ── connections ──────────────────────────────────────────────────────────────────────────────
-
-fn accept(inner: &Arc<Inner>, listener: &TcpListener) {
-    while let Ok((stream, _)) = listener.accept() {
-        let inner = Arc::clone(inner);
-        std::thread::spawn(move || {
-            let number = {
-                let mut state = inner.state();
-                state.connections_seen += 1;
-                let number = state.connections_seen;
-                state.connections.insert(number, stream.try_clone().expect("a socket"));
-                number
-            };
-            let _peer_left = serve(&inner, stream);
-            inner.state().connections.remove(&number);
-        });
-    }
-}
-
-fn serve(inner: &Inner, mut stream: TcpStream) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut reader = BufReader::new(stream.try_clone()?);
-    while let Some(head) = Head::read(&mut reader)? {
-        let body = http::read_body(&mut reader, head.request_framing())?;
-        let (method, path) = (head.word(0), head.word(1));
-        let fault = inner.fault_for(&format!("{method} {path}"));
-        match fault {
-            Some(Fault::Status(status)) => {
-                unheard(inner, path, &body);
-                let text = json!({ "detail": "scripted" });
-                stream.write_all(&http::json_response(status, &text))?;
-                continue;
-            }
-            Some(Fault::Garbage) => {
-                unheard(inner, path, &body);
-                stream.write_all(b"\x16\x03\x01 this is no HTTP\r\n\r\n")?;
-                return stream.shutdown(Shutdown::Both);
-            }
-            Some(Fault::Hang) => {
-                unheard(inner, path, &body);
-                hang(inner, &stream)?;
-            }
-            Some(Fault::Slow(pause)) => std::thread::sleep(pause),
-            Some(Fault::HalfAnswer | Fault::LostAnswer) | None => {}
-        }
-        let (status, answer) = apply(inner, method, path, &body);
-        inner.changed.notify_all();
-        let answer = http::json_response(status, &answer);
-        match fault {
-            Some(Fault::HalfAnswer) => {
-                stream.write_all(&answer[..answer.len() - 5])?;
-                return stream.shutdown(Shutdown::Both);
-            }
-            Some(Fault::LostAnswer) => return stream.shutdown(Shutdown::Both),
-            _ => stream.write_all(&answer)?,
-        }
-        if head.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
-            return stream.shutdown(Shutdown::Both);
-        }
-    }
-    Ok(())
-}
-
-/// Waits until no hang is set any more; an error when the caller has left meanwhile.
-fn hang(inner: &Inner, stream: &TcpStream) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(Duration::from_millis(20)))?;
-    loop {
-        match stream.peek(&mut [0]) {
-            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => std::thread::sleep(Duration::from_millis(20)),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-        if !inner.state().faults.iter().any(|set| set.fault == Fault::Hang) {
-            return stream.set_read_timeout(None);
-        }
-    }
-}
-
-// ── the host's rules ─────────────────────────────────────────────────────────────────────────
-
-fn apply(inner: &Inner, method: &str, path: &str, body: &[u8]) -> (u16, Value) {
-    let Ok(body) = serde_json::from_slice::<Value>(body) else {
-        inner.state().breaches.push(format!("{method} {path}: body is no JSON"));
-        return (422, json!({ "detail": "no JSON" }));
-    };
-    match (method, path, path.strip_prefix("/api/heartbeat/")) {
-        ("POST", "/api/register", _) => register(&mut inner.state(), body),
-        ("POST", "/api/update", _) => update(&mut inner.state(), body),
-        ("PUT", _, Some(hostname)) => heartbeat(&mut inner.state(), hostname, body),
-        _ => {
-            inner.state().breaches.push(format!("{method} {path}: no such call at the host"));
-            (404, json!({ "detail": "Not Found" }))
-        }
-    }
-}
-
-fn register(state: &mut State, body: Value) -> (u16, Value) {
-    let Some(hostname) = body["hostname"].as_str().map(str::to_owned) else {
-        state.breaches.push(format!("register without hostname: {body}"));
-        return (422, json!({ "detail": "hostname" }));
-    };
-    // The host splits the address on ':' and calls it as it stands (contract rule 16).
-    let ip = body["url"].as_str().and_then(|url| url.strip_prefix("http://"));
-    let ip = ip.and_then(|rest| rest.split(':').next());
-    if ip.is_none_or(|ip| ip.parse::<std::net::Ipv4Addr>().is_err()) {
-        state.breaches.push(format!("registered url has no IPv4 literal: {}", body["url"]));
-    }
-    if !body["total_cores"].is_u64() {
-        state.breaches.push(format!("total_cores is no count: {}", body["total_cores"]));
-    }
-    let created = !state.nodes.contains(&hostname);
-    if created {
-        state.nodes.push(hostname);
-    }
-    state.registrations.push(Registration { at: Instant::now(), body });
-    let overlay = state.overlay.clone();
-    (200, json!({ "message": "Runner registered.", "created": created, "overlay": overlay }))
-}
-
-fn heartbeat(state: &mut State, hostname: &str, body: Value) -> (u16, Value) {
-    let known = state.nodes.iter().any(|node| node == hostname);
-    let status = if known { 200 } else { 404 };
-    let ids = body["running_tasks"].as_array().map(|ids| ids.iter().map(Value::as_u64).collect());
-    let running_tasks: Vec<u64> = ids.unwrap_or(None).unwrap_or_else(|| {
-        state.breaches.push(format!("running_tasks is no list of ids: {}", body["running_tasks"]));
-        Vec::new()
-    });
-    if known {
-        // Rule 10: a listed task that waits is running from the host's point of view.
-        for id in &running_tasks {
-            let task = state.tasks.get_mut(id);
-            if let Some(task) = task.filter(|task| matches!(task.as_str(), "pending" | "assigning"))
-            {
-                *task = "running".to_owned();
-            }
-        }
-    }
-    let hostname = hostname.to_owned();
-    state.beats.push(Beat { at: Instant::now(), hostname, running_tasks, status, body });
-    (status, json!({ "message": if known { "ok" } else { "unknown node" } }))
-}
-
-fn update(state: &mut State, body: Value) -> (u16, Value) {
-    let (Some(id), Some(status)) = (body["task_id"].as_u64(), body["status"].as_str()) else {
-        state.breaches.push(format!("report without task_id or status: {body}"));
-        return (422, json!({ "detail": "task_id, status" }));
-    };
-    for key in REPORT_KEYS.iter().filter(|key| body.get(key).is_none()) {
-        state.breaches.push(format!("report of {id} without `{key}`: {body}"));
-    }
-    for key in ["started_at", "completed_at"] {
-        let naive = |text: &str| text.parse::<chrono::NaiveDateTime>().is_ok();
-        if body[key].as_str().is_some_and(|text| !naive(text)) {
-            state.breaches.push(format!("`{key}` of {id} is no naive local time: {body}"));
-        }
-    }
-    let verdict = transition(state, id, status);
-    record(state, &body, verdict);
-    let text = if verdict == Verdict::Accepted { UPDATED } else { REFUSED };
-    (200, json!({ "message": text }))
-}
-
-/// Final → non-final is refused, everything else about a known task is accepted (contract 3.3).
-fn transition(state: &mut State, id: u64, status: &str) -> Verdict {
-    let now = state.tasks.get(&id).map_or("assigning", String::as_str);
-    let ended = FINAL.contains(&now);
-    if state.unknown.contains(&id) || (ended && !FINAL.contains(&status)) {
-        return Verdict::Refused;
-    }
-    state.tasks.insert(id, status.to_owned());
-    Verdict::Accepted
-}
-
-fn unheard(inner: &Inner, path: &str, body: &[u8]) {
-    if path == "/api/update"
-        && let Ok(body) = serde_json::from_slice(body)
-    {
-        record(&mut inner.state(), &body, Verdict::Unheard);
-    }
-    inner.changed.notify_all();
-}
-
-fn record(state: &mut State, body: &Value, verdict: Verdict) {
-    let text = |key: &str| body[key].as_str().map(str::to_owned);
-    state.reports.push(Report {
-        at: Instant::now(),
-        task_id: body["task_id"].as_u64().unwrap_or_default(),
-        status: text("status").unwrap_or_default(),
-        exit_code: body["exit_code"].as_i64(),
-        message: text("message"),
-        started_at: text("started_at"),
-        completed_at: text("completed_at"),
-        ssh_port: body["ssh_port"].as_i64(),
-        verdict,
-        body: body.clone(),
-    });
 }
