@@ -11,18 +11,23 @@
 //! 0  wire model limits metrics threads stop     words and rules; no I/O
 //! ```
 //!
-//! `POST /api/execute` from socket to report, in six files: [`serve::pool`], [`api::tasks`],
-//! [`ops::task::execute`], [`docker::containers`], [`ops::task::finish`], [`host::outbox`].
+//! `POST /api/execute` from socket to report, in six files: `serve/pool.rs`, `api/tasks.rs`,
+//! `ops/task/execute.rs`, `docker/containers.rs`, `ops/task/finish.rs`, `host/outbox.rs`.
 
+pub mod api;
 pub mod app;
 pub mod cli;
 pub mod docker;
+pub mod host;
 pub mod lanes;
 pub mod limits;
+pub mod loops;
 pub mod machine;
 pub mod metrics;
 pub mod model;
+pub mod ops;
 pub mod serve;
 pub mod stop;
+pub mod store;
 pub mod threads;
 pub mod wire;

@@ -166,7 +166,41 @@ pub const POOL_START_RETRY: Duration = Duration::from_secs(1);
 
 // ── store ────────────────────────────────────────────────────────────────────────────────────
 
+/// Records of tasks that are over: the newest this many, and none older than a month (design D6).
+pub const ENDED_RECORDS_MAX: usize = 10_000;
+pub const ENDED_RECORD_AGE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
 // ── host ─────────────────────────────────────────────────────────────────────────────────────
+
+/// The contract's timeouts (section 3).
+pub const HOST_REGISTER_DEADLINE: Duration = Duration::from_secs(15);
+pub const HOST_BEAT_DEADLINE: Duration = Duration::from_secs(10);
+pub const HOST_UPDATE_DEADLINE: Duration = Duration::from_secs(15);
+
+/// The host's answers are a sentence long; a proxy's error page is not worth more.
+pub const HOST_ANSWER_BYTES_MAX: u64 = 64 * 1024;
+
+/// A name's addresses are looked up again this often, sooner when the resolver was away.
+pub const HOST_RESOLVE_AGAIN: Duration = Duration::from_secs(60);
+pub const HOST_RESOLVE_RETRY: Duration = Duration::from_secs(2);
+
+/// Addresses of the host that are tried; the HTTP client has room for sixteen.
+pub const HOST_ADDRESSES_MAX: usize = 16;
+
+/// The host calls a node dead after 30 s of silence, looking every 10 s; with this gap it may have
+/// (design law 6).
+pub const HOST_GAP_MAX: Duration = Duration::from_secs(25);
+
+/// Pauses between attempts to register. Never given up: the host may be down for a weekend.
+pub const REGISTER_PAUSE_FIRST: Duration = Duration::from_secs(1);
+pub const REGISTER_PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// Pauses of the outbox while the host does not answer. An acknowledged heartbeat ends one early.
+pub const OUTBOX_BACKOFF_FIRST: Duration = Duration::from_millis(250);
+pub const OUTBOX_BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// What is due when the runner stops is tried for this long; the records keep the rest.
+pub const OUTBOX_LAST_TRY: Duration = Duration::from_millis(800);
 
 // ── machine ──────────────────────────────────────────────────────────────────────────────────
 
@@ -177,6 +211,76 @@ pub const CPUS_MAX: usize = 8192;
 pub const KERNEL_FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 // ── ops ──────────────────────────────────────────────────────────────────────────────────────
+
+/// Tasks that still need something: running, waiting, or untold to the host. About 16 kB each.
+pub const TASKS_LIVE_MAX: usize = 20_000;
+
+/// Containers that wait for the host's acknowledgement and are kept, so that a node whose state
+/// directory is lost can still report them (design law 2).
+pub const ENDED_KEPT_MAX: usize = 64;
+
+/// Workers of each NUMA node. They make quick calls only; four keep a busy Engine busy.
+pub const WORKERS_PER_NODE: usize = 4;
+
+/// Workers that take flags only, so that a kill never waits behind starts.
+pub const URGENT_WORKERS: usize = 2;
+
+/// Threads for calls that may take minutes: load and pull. As many as the Engine client lets fly.
+pub const PATIENT_THREADS_MAX: usize = 16;
+
+/// Threads for shared storage. When all of them hang, the rows that need it answer 503.
+pub const FILES_THREADS_MAX: usize = 8;
+
+/// How long a caller waits for shared storage.
+pub const SHARED_STORAGE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// An execute body: command, arguments and environment. The kernel's own limit on those is 2 MiB.
+pub const EXECUTE_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The Engine refuses less memory.
+pub const MEMORY_BYTES_MIN: u64 = 6 * 1024 * 1024;
+
+/// An environment's name is part of an image reference and of a file name.
+pub const ENVIRONMENT_NAME_BYTES_MAX: usize = 128;
+pub const IMAGE_REFERENCE_BYTES_MAX: usize = 512;
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+
+/// A pull, as the contract has it (5.8).
+pub const IMAGE_PULL_DEADLINE: Duration = Duration::from_secs(600);
+
+/// Pauses before trying again what the Engine, the disk, or a busy container refused.
+pub const ENGINE_RETRY_PAUSE: Duration = Duration::from_secs(1);
+pub const STORE_RETRY_PAUSE: Duration = Duration::from_secs(1);
+pub const REMOVE_RETRY_PAUSE: Duration = Duration::from_secs(5);
+
+/// `/etc/passwd` of an image, read for its USER.
+pub const PASSWD_BYTES_MAX: usize = 1024 * 1024;
+
+/// What is fetched of a failed container's own log, and what a message quotes of it (contract 5.3).
+pub const LOG_TAIL_BYTES_MAX: usize = 4096;
+pub const MESSAGE_QUOTE_CHARS_MAX: usize = 500;
+
+/// One answer of `/api/tasks/{id}/logs`, and how often a follower looks for more.
+pub const LOG_CHUNK_BYTES_MAX: u64 = 256 * 1024;
+pub const LOG_FOLLOW_PAUSE: Duration = Duration::from_millis(50);
+
+/// Tasks that are over in one answer of `/api/tasks`.
+pub const TASKS_LISTED_MAX: usize = 100;
+
+/// Events kept for `/api/events`, 40 bytes each; and how often a follower looks whether to stop.
+pub const EVENTS_KEPT_MAX: usize = 10_000;
+pub const EVENTS_WAIT: Duration = Duration::from_millis(500);
+
+/// The Engine is pinged this often, and more often while it is away so that its return is noticed.
+pub const ENGINE_PROBE_EVERY: Duration = Duration::from_secs(5);
+pub const ENGINE_PROBE_EVERY_WHEN_AWAY: Duration = Duration::from_secs(1);
+
+/// Records are compared with the Engine's containers, and old ones thrown away, this often.
+pub const RECONCILE_EVERY: Duration = Duration::from_secs(60);
+pub const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+
+/// A thread's end has no deadline of its own: it is looked for this often.
+pub const JOIN_LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A runner that is told to stop waits this long for its threads before it leaves (design law 10).
 pub const SHUTDOWN_GRACE: Duration = Duration::from_millis(1500);
@@ -225,9 +329,6 @@ pub const CLI_CHUNK_LINE_BYTES_MAX: usize = 1024;
 /// Bytes of output moved at once; less than a pipe holds.
 pub const CLI_COPY_BYTES: usize = 32 * 1024;
 
-/// `doctor`: a peer that needs longer for a small answer is not well.
-pub const DOCTOR_PATIENCE: Duration = Duration::from_secs(5);
-
 /// `doctor`: the door holds up to 16,384 connections, tasks and sessions need the rest.
 pub const DOCTOR_FILES_MIN: u64 = 20_000;
 
@@ -242,3 +343,6 @@ pub const DOCTOR_INOTIFY_WATCHES_MIN: u64 = 16_384;
 
 /// `doctor`: room for records and some output.
 pub const DOCTOR_FREE_BYTES_MIN: u64 = 1 << 30;
+
+/// `doctor`: a peer that needs longer for a small answer is not well.
+pub const DOCTOR_PATIENCE: Duration = Duration::from_secs(5);

@@ -85,6 +85,14 @@ figures! {
     LANE_LOST_RESUMES Counter "river_lane_lost_resumes_total" "Parked lanes that nobody resumed.";
     POOL_REFUSALS Counter "river_pool_refusals_total" "Work refused because a pool's queue was full.";
     // store
+    RECORD_WRITES Counter "river_record_writes_total" "Task records made durable.";
+    RECORDS_BROKEN Counter "river_records_set_aside_total" "Files in the state directory that were no records.";
+    RECORDS_REBUILT Counter "river_records_rebuilt_total" "Records rebuilt from a container.";
     // host
+    HOST_CALLS Counter "river_host_calls_total" "Calls to the host.";
+    HOST_CALLS_FAILED Counter "river_host_calls_failed_total" "Calls to the host without an answer.";
+    REPORTS_ANSWERED Counter "river_reports_answered_total" "Status reports the host has answered.";
+    REPORTS_SET_ASIDE Counter "river_reports_set_aside_total" "Status reports the host called malformed.";
     // ops
+    TASKS_ENDED Counter "river_tasks_ended_total" "Tasks that have ended.";
 }

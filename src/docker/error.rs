@@ -52,14 +52,19 @@ impl DockerError {
             DockerError::Connect { .. }
             | DockerError::TimedOut { .. }
             | DockerError::Broken { .. }
-            | DockerError::Busy { .. } => true,
+            | DockerError::Busy { .. }
+            | DockerError::Stopped { .. } => true,
             DockerError::Refused { status, .. } => matches!(status, 502..=504),
             DockerError::Garbage { .. }
             | DockerError::TooLarge { .. }
             | DockerError::BadName { .. }
-            | DockerError::Foreign { .. }
-            | DockerError::Stopped { .. } => false,
+            | DockerError::Foreign { .. } => false,
         }
+    }
+
+    /// Time ran out. The effect may still come.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, DockerError::TimedOut { .. })
     }
 
     /// The Engine's own words, where it said something.

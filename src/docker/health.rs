@@ -19,6 +19,25 @@ pub enum EngineHealth {
     Unreachable { since: SystemTime, why: io::ErrorKind },
 }
 
+impl fmt::Display for EngineHealth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EngineHealth::Unknown => f.write_str("nothing is known yet"),
+            EngineHealth::Ok { version, api } => write!(f, "version {version}, API {api}"),
+            EngineHealth::Unresponsive { since } => {
+                write!(f, "takes connections and answers none for {} s", age_seconds(*since))
+            }
+            EngineHealth::Unreachable { since, why } => {
+                write!(f, "can't be reached for {} s: {why}", age_seconds(*since))
+            }
+        }
+    }
+}
+
+fn age_seconds(since: SystemTime) -> u64 {
+    since.elapsed().unwrap_or_default().as_secs()
+}
+
 /// A version of the Engine's API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ApiVersion {

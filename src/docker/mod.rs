@@ -113,6 +113,14 @@ impl Engine {
         self.seen().health()
     }
 
+    /// Whether the last calls found it away or hung; makes no call.
+    pub fn is_away(&self) -> bool {
+        matches!(
+            self.health(),
+            EngineHealth::Unresponsive { .. } | EngineHealth::Unreachable { .. }
+        )
+    }
+
     /// Where the Engine listens, for raw streams.
     pub fn socket(&self) -> &std::path::Path {
         &self.inner.socket

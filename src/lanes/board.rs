@@ -107,6 +107,11 @@ impl Board {
         }
     }
 
+    /// Whether the lane exists, that is: has anything.
+    pub fn holds(&self, id: TaskId) -> bool {
+        self.lanes.contains_key(&id)
+    }
+
     // ── work comes in ────────────────────────────────────────────────────────────────────────
 
     /// Appends an order. `Some` is a queue that has new work.

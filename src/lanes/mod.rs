@@ -173,6 +173,11 @@ impl Lanes {
         self.shared.ring(bell);
     }
 
+    /// Whether the lane has anything: an order that waits, runs, sleeps or is parked, or a flag.
+    pub fn holds(&self, lane: TaskId) -> bool {
+        self.shared.with(|board| board.holds(lane))
+    }
+
     /// Runs work of no lane on a pool's thread.
     ///
     /// # Errors

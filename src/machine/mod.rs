@@ -5,8 +5,10 @@
 pub mod addresses;
 pub mod disk;
 pub mod pin;
+pub mod random;
 pub mod topology;
 pub mod usage;
+pub mod watch;
 
 use std::fs::{self, File};
 use std::io::{self, Read};

@@ -2,7 +2,11 @@
 
 pub mod cpu_list;
 pub mod ids;
+pub mod phase;
 pub mod placement;
+pub mod script;
 pub mod settings;
 pub mod subnet;
+pub mod task;
+pub mod time;
 pub mod topology;

@@ -5,10 +5,12 @@
 use std::fmt;
 use std::num::NonZeroU32;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::topology::{NumaNode, Topology};
 
 /// Which CPUs and memory a task asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Placement {
     #[default]
     Anywhere,
@@ -27,7 +29,7 @@ pub struct Seat {
 }
 
 /// The Engine's `CpusetCpus` and `CpusetMems`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cpuset {
     pub cpus: String,
     pub mems: String,
@@ -51,6 +53,16 @@ pub enum Unseatable {
     NodeWithoutCpus { asked: NumaNode, targets: Vec<NumaNode> },
     /// More CPUs than are online.
     TooManyCores { asked: i64, online: usize },
+}
+
+impl Placement {
+    /// The number of the target node, if there is one.
+    pub fn node(self) -> Option<u16> {
+        match self {
+            Placement::Anywhere => None,
+            Placement::On(NumaNode(id)) => Some(id),
+        }
+    }
 }
 
 impl TryFrom<Option<i64>> for Placement {

@@ -1,13 +1,15 @@
 //! The machine's CPUs and NUMA nodes as a plain value. `machine::topology` reads it once at start;
 //! `model::placement` decides on it.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::model::cpu_list::CpuList;
 
 /// A NUMA node's number as the kernel and the host write it. Numbers may have holes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct NumaNode(pub u16);
 
 /// What the machine is made of.

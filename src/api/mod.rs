@@ -1,0 +1,34 @@
+//! The contract's page as one table: who may call what, with how large a body, at which pace.
+//! Handlers read a call into a model type, ask `ops`, and answer; they hold no policy.
+
+pub mod fault;
+pub mod images;
+pub mod node;
+pub mod query;
+pub mod spec;
+pub mod task_view;
+pub mod tasks;
+
+use crate::limits::EXECUTE_BODY_BYTES_MAX;
+use crate::ops::Node;
+use crate::serve::{Route, get, post};
+
+/// Every row there is.
+#[rustfmt::skip]
+pub static ROUTES: &[Route<Node>] = &[
+    // contract 1.1
+    post("/api/execute", tasks::execute).urgent().body_max(EXECUTE_BODY_BYTES_MAX),
+    post("/api/kill", tasks::kill).urgent(),
+    post("/api/pause", tasks::pause),
+    post("/api/resume", tasks::resume),
+    // contract 1.5
+    get("/api/docker/images", images::list).slow(),
+    post("/api/docker/sync/{name}", images::sync).slow(),
+    // ours (design D15)
+    get("/health", node::health).urgent(),
+    get("/metrics", node::metrics).urgent(),
+    get("/api/tasks", tasks::list),
+    get("/api/tasks/{task_id}", tasks::show),
+    get("/api/tasks/{task_id}/logs", tasks::logs),
+    get("/api/events", node::events),
+];

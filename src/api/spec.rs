@@ -1,0 +1,210 @@
+//! From the body of `/api/execute` to a task: every value is judged here, once, against this node
+//! (its cores, NUMA nodes, network, shared directory). Afterwards nothing is checked again.
+
+use std::net::Ipv4Addr;
+use std::path::{Component, Path, PathBuf};
+
+use crate::limits::{ENVIRONMENT_NAME_BYTES_MAX, IMAGE_REFERENCE_BYTES_MAX, MEMORY_BYTES_MIN};
+use crate::model::ids::TaskId;
+use crate::model::placement::{Placement, seat};
+use crate::model::settings::Settings;
+use crate::model::task::{ImageSource, LogFiles, Pull, TaskSpec};
+use crate::model::topology::Topology;
+use crate::ops::network::NetworkFacts;
+use crate::wire::api::fields::{Fields, Invalid};
+use crate::wire::api::tasks::ExecuteBody;
+
+/// The task that `body` asks for.
+///
+/// # Errors
+/// All faults, also those that reading the fields has found.
+pub fn task_spec(
+    body: ExecuteBody,
+    mut fields: Fields,
+    settings: &Settings,
+    topology: &Topology,
+    network: &NetworkFacts,
+) -> Result<TaskSpec, Invalid> {
+    let id = task_id(body.task_id);
+    if id.is_none() {
+        fields.refuse("task_id", "a task id is a whole number from 1 to 2^63-1");
+    }
+    let has_nul = |text: &String| text.contains('\0');
+    for (name, found) in [
+        ("command", has_nul(&body.command)),
+        ("arguments", body.arguments.iter().any(has_nul)),
+        ("working_dir", has_nul(&body.working_dir)),
+        ("stdout_path", has_nul(&body.stdout_path)),
+        ("stderr_path", has_nul(&body.stderr_path)),
+    ] {
+        if found {
+            fields.refuse(name, "must not contain a NUL byte");
+        }
+    }
+    if body.env_vars.iter().any(|(name, value)| !is_variable(name, value)) {
+        fields
+            .refuse("env_vars", "a name is not empty and has no '='; neither part has a NUL byte");
+    }
+    let image = image_source(&body, &mut fields);
+    let placement = Placement::try_from(body.target_numa_node_id);
+    let seat = placement
+        .and_then(|placement| Ok((placement, seat(topology, placement, body.required_cores)?)));
+    if let Err(error) = &seat {
+        fields.refuse(error.field(), error.to_string());
+    }
+    let gpus = body.required_gpus.iter().map(|&gpu| u32::try_from(gpu)).collect::<Result<_, _>>();
+    if gpus.is_err() {
+        fields.refuse("required_gpus", "a GPU index is a whole number from 0");
+    }
+    let memory_bytes = match body.required_memory_bytes.map(u64::try_from) {
+        None | Some(Ok(0)) => None,
+        Some(Ok(bytes)) if bytes >= MEMORY_BYTES_MIN && i64::try_from(bytes).is_ok() => Some(bytes),
+        Some(_) => {
+            fields.refuse(
+                "required_memory_bytes",
+                format!("the Engine takes {MEMORY_BYTES_MIN} bytes or more; 0 or null is no limit"),
+            );
+            None
+        }
+    };
+    let working_dir = if body.working_dir.is_empty() { "/shared".into() } else { body.working_dir };
+    if !working_dir.starts_with('/') {
+        fields.refuse("working_dir", "must be an absolute path in the container");
+    }
+    let reserved_ip = reserved_ip(body.reserved_ip.as_deref(), network, &mut fields);
+    let directory = settings.shared_dir.join("logs").join(body.task_id.to_string());
+    let logs = LogFiles {
+        stdout: log_path("stdout_path", &body.stdout_path, &directory, &mut fields),
+        stderr: log_path("stderr_path", &body.stderr_path, &directory, &mut fields),
+        directory,
+    };
+    let (Some(id), Some(image), Ok((placement, seat)), Ok(gpus)) = (id, image, seat, gpus) else {
+        return Err(fields.into_faults());
+    };
+    if let Some(note) = &seat.note {
+        log::warn!("task {id}: {note}");
+    }
+    fields.done(TaskSpec {
+        id,
+        command: body.command,
+        arguments: body.arguments,
+        env: body.env_vars,
+        cores: seat.cores,
+        memory_bytes,
+        gpus,
+        placement,
+        cpuset: seat.cpuset,
+        image,
+        working_dir,
+        logs,
+        reserved_ip,
+    })
+}
+
+fn task_id(raw: i64) -> Option<TaskId> {
+    TaskId::try_from(u64::try_from(raw).ok()?).ok()
+}
+
+fn is_variable(name: &str, value: &str) -> bool {
+    !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
+}
+
+/// A registry image if one is named, else an environment (contract rule 2).
+fn image_source(body: &ExecuteBody, fields: &mut Fields) -> Option<ImageSource> {
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let pull = match body.pull.as_deref() {
+        None | Some("always") => Pull::Always,
+        Some("missing") => Pull::Missing,
+        Some("never") => Pull::Never,
+        Some(_) => {
+            fields.refuse("pull", "must be always, missing or never");
+            return None;
+        }
+    };
+    if let Some(reference) = given(&body.registry_image) {
+        if !is_reference(&reference) {
+            fields.refuse("registry_image", "is no image reference");
+            return None;
+        }
+        return Some(ImageSource::Registry(reference, pull));
+    }
+    match given(&body.container_name) {
+        Some(name) if is_environment_name(&name) => Some(ImageSource::Environment(name)),
+        Some(_) => {
+            fields.refuse(
+                "container_name",
+                "an environment's name has letters, digits, '.', '_', '-'",
+            );
+            None
+        }
+        None => {
+            fields.refuse("container_name", "name an environment, or a registry_image");
+            None
+        }
+    }
+}
+
+/// Loose on purpose: the Engine has the last word. Strict where a reference would become something
+/// else in a URL.
+fn is_reference(reference: &str) -> bool {
+    reference.len() <= IMAGE_REFERENCE_BYTES_MAX
+        && reference.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b))
+        && reference.starts_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+/// Whether `name` can be an environment's: part of an image reference and of a file's name.
+pub fn is_environment_name(name: &str) -> bool {
+    name.len() <= ENVIRONMENT_NAME_BYTES_MAX
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+fn reserved_ip(
+    text: Option<&str>,
+    network: &NetworkFacts,
+    fields: &mut Fields,
+) -> Option<Ipv4Addr> {
+    let text = text.filter(|text| !text.is_empty())?;
+    match text.parse() {
+        Ok(address) if network.subnet.contains(address) && address != network.gateway => {
+            Some(address)
+        }
+        Ok(_) => {
+            let (subnet, gateway) = (network.subnet, network.gateway);
+            fields.refuse(
+                "reserved_ip",
+                format!("must be an address of the container network {subnet} other than its gateway {gateway}"),
+            );
+            None
+        }
+        Err(_) => {
+            fields.refuse("reserved_ip", "must be an IPv4 address");
+            None
+        }
+    }
+}
+
+/// A file below the task's own log directory (design D5); anything else is another's.
+fn log_path(name: &'static str, text: &str, directory: &Path, fields: &mut Fields) -> PathBuf {
+    let path = normalised(Path::new(text));
+    let is_below = path.strip_prefix(directory).is_ok_and(|rest| rest.file_name().is_some());
+    if !is_below || text.ends_with('/') {
+        fields.refuse(name, format!("must be a file below {}/", directory.display()));
+    }
+    path
+}
+
+/// `.`, `..` and double slashes resolved as text.
+fn normalised(path: &Path) -> PathBuf {
+    let mut result = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                result.pop();
+            }
+            other => result.push(other),
+        }
+    }
+    result
+}

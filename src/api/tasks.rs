@@ -1,0 +1,199 @@
+//! Rows of command tasks: execute, kill, pause, resume (contract 1.1) and the views of our own
+//! (design D15).
+
+use std::io::Write;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::fault::{Fault, task_id_in_path};
+use super::query;
+use super::spec::task_spec;
+use super::task_view::task_view;
+use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, LOG_FOLLOW_PAUSE, TASKS_LISTED_MAX};
+use crate::model::ids::TaskId;
+use crate::model::phase::Phase;
+use crate::ops::files_thread::on_files_thread;
+use crate::ops::task::freeze::{self, Done};
+use crate::ops::task::logs::{self, Chunk};
+use crate::ops::task::{execute as executing, kill as killing};
+use crate::ops::{Node, OpError, network};
+use crate::serve::{Answer, Call, Reply, Stream, StreamOut, Woken};
+use crate::wire::api::fields::Invalid;
+use crate::wire::api::tasks::{ControlBody, ExecuteBody};
+
+/// `POST /api/execute`: 200 once the task is on disk.
+pub fn execute(node: &Arc<Node>, call: Call) -> Answer {
+    answer(|| {
+        let (body, fields) = ExecuteBody::read(call.body())?;
+        let key = idempotency_key(&call)?;
+        let network = network::known(node);
+        let spec = task_spec(body, fields, &node.settings, &node.topology, &network)?;
+        let id = spec.id;
+        executing::accept(node, spec, key)?;
+        Ok(Reply::json(200, &json!({ "message": "Task accepted.", "task_id": id })))
+    })
+}
+
+/// `POST /api/kill`: 200 once the wish is on disk; no call to the Engine is made here.
+pub fn kill(node: &Arc<Node>, call: Call) -> Answer {
+    answer(|| {
+        let id = control_id(&call)?;
+        killing::kill(node, id)?;
+        Ok(Reply::json(200, &json!({ "message": format!("Task {id} is being killed.") })))
+    })
+}
+
+/// `POST /api/pause`: answered when the Engine has done it.
+pub fn pause(node: &Arc<Node>, call: Call) -> Answer {
+    frozen(node, call, freeze::pause, "paused")
+}
+
+/// `POST /api/resume`: answered when the Engine has done it.
+pub fn resume(node: &Arc<Node>, call: Call) -> Answer {
+    frozen(node, call, freeze::resume, "resumed")
+}
+
+fn frozen(
+    node: &Arc<Node>,
+    call: Call,
+    verb: fn(&Arc<Node>, TaskId, Done),
+    word: &'static str,
+) -> Answer {
+    let id = match control_id(&call) {
+        Ok(id) => id,
+        Err(fault) => return Reply::from(fault).into(),
+    };
+    let (answer, responder) = call.park();
+    verb(
+        node,
+        id,
+        Box::new(move |done| {
+            responder.respond(match done {
+                Ok(()) => Reply::json(200, &json!({ "message": format!("Task {id} is {word}.") })),
+                Err(error) => Fault::from(error).into(),
+            });
+        }),
+    );
+    answer
+}
+
+/// `GET /api/tasks`: live tasks; with `all=1` also the newest that are over.
+pub fn list(node: &Arc<Node>, call: Call) -> Answer {
+    answer(|| {
+        let all = query::flag(&call, "all")?;
+        let mut tasks = node.tasks.live(|record| Some(task_view(node, record)));
+        if all {
+            let over = node.tasks.newest_over(TASKS_LISTED_MAX).map_err(OpError::from)?;
+            tasks.extend(over.iter().map(|record| task_view(node, record)));
+        }
+        Ok(Reply::json(200, &json!({ "count": tasks.len(), "tasks": tasks })))
+    })
+}
+
+/// `GET /api/tasks/{task_id}`: live or over.
+pub fn show(node: &Arc<Node>, call: Call) -> Answer {
+    answer(|| {
+        let id = task_id_in_path(call.param("task_id"))?;
+        let record = node.tasks.find(id).map_err(OpError::from)?;
+        Ok(Reply::json(200, &task_view(node, &record)))
+    })
+}
+
+/// `GET /api/tasks/{task_id}/logs?stream=&offset=&follow=`: raw bytes of one output file. With
+/// `follow` they stream until the task has ended and all is sent.
+pub fn logs(node: &Arc<Node>, call: Call) -> Answer {
+    match log_request(node, &call) {
+        Ok(asked) if asked.follow => follow(node, asked),
+        Ok(asked) => answer(|| {
+            let chunk = asked.read(node, asked.offset)?;
+            let next = asked.offset + chunk.bytes.len() as u64;
+            Ok(Reply::bytes(200, BYTES, chunk.bytes)
+                .header("X-Next-Offset", next.to_string())
+                .header("X-Size", chunk.size.to_string()))
+        }),
+        Err(fault) => Reply::from(fault).into(),
+    }
+}
+
+const BYTES: &str = "application/octet-stream";
+
+/// What a call for logs asks for.
+struct LogRequest {
+    id: TaskId,
+    path: std::path::PathBuf,
+    offset: u64,
+    follow: bool,
+}
+
+impl LogRequest {
+    fn read(&self, node: &Node, offset: u64) -> Result<Chunk, Fault> {
+        let path = self.path.clone();
+        let chunk = on_files_thread(node, move || logs::read(&path, offset))?;
+        chunk.map_err(|error| {
+            log::warn!("task {}: its output: {error}", self.id);
+            Fault::from(OpError::Unreadable { path: self.path.clone(), source: error })
+        })
+    }
+}
+
+fn log_request(node: &Arc<Node>, call: &Call) -> Result<LogRequest, Fault> {
+    let id = task_id_in_path(call.param("task_id"))?;
+    let record = node.tasks.find(id).map_err(OpError::from)?;
+    let path = match call.query("stream").unwrap_or("stdout") {
+        "stdout" => record.spec.logs.stdout,
+        "stderr" => record.spec.logs.stderr,
+        other => {
+            let msg = "must be stdout or stderr";
+            return Err(Invalid::value("query", "stream", msg, other.into()).into());
+        }
+    };
+    let offset = query::number(call, "offset")?;
+    Ok(LogRequest { id, path, offset, follow: query::flag(call, "follow")? })
+}
+
+fn follow(node: &Arc<Node>, asked: LogRequest) -> Answer {
+    let node = Arc::clone(node);
+    Answer::Stream(Stream::new(BYTES, move |out: &mut StreamOut| {
+        let mut offset = asked.offset;
+        loop {
+            // Looked at before reading: what was written before the end is read after it.
+            let has_ended = node.tasks.get(asked.id).is_none_or(|r| r.phase == Phase::Ended);
+            let Ok(chunk) = asked.read(&node, offset) else { return };
+            // A file that shrank was truncated: what is in it now is new.
+            if chunk.size < offset {
+                offset = 0;
+                continue;
+            }
+            offset += chunk.bytes.len() as u64;
+            if !chunk.bytes.is_empty() {
+                if out.write_all(&chunk.bytes).is_err() {
+                    return;
+                }
+            } else if has_ended || out.pause(LOG_FOLLOW_PAUSE) != Woken::Elapsed {
+                return;
+            }
+        }
+    }))
+}
+
+fn control_id(call: &Call) -> Result<TaskId, Fault> {
+    let body = ControlBody::read(call.body())?;
+    u64::try_from(body.task_id).ok().and_then(|id| TaskId::try_from(id).ok()).ok_or_else(|| {
+        let msg = "a task id is a whole number from 1 to 2^63-1";
+        Invalid::value("body", "task_id", msg, body.task_id.into()).into()
+    })
+}
+
+fn idempotency_key(call: &Call) -> Result<Option<String>, Fault> {
+    let Some(key) = call.header("Idempotency-Key") else { return Ok(None) };
+    if key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
+        let msg = format!("must have 1 to {IDEMPOTENCY_KEY_BYTES_MAX} characters");
+        return Err(Invalid::value("header", "Idempotency-Key", msg, key.into()).into());
+    }
+    Ok(Some(key.to_owned()))
+}
+
+fn answer(read: impl FnOnce() -> Result<Reply, Fault>) -> Answer {
+    Answer::Now(read().unwrap_or_else(Reply::from))
+}

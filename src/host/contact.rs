@@ -1,0 +1,93 @@
+//! What the host's answers say about the host: registered, away since when, and whether it has
+//! heard from us without a gap (design law 6).
+
+use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
+
+use crate::limits::HOST_GAP_MAX;
+use crate::model::time::Stamp;
+
+/// Kept by the heartbeat loop, read by `/health` and by the rule on refused reports.
+#[derive(Debug, Default)]
+pub struct Contact {
+    state: Mutex<ContactState>,
+}
+
+/// A copy for `/health`.
+#[derive(Clone, Debug, Default)]
+pub struct ContactState {
+    pub registered: bool,
+    /// Why the last call failed; `None` after one that worked.
+    pub trouble: Option<String>,
+    pub last_acknowledged: Option<Stamp>,
+    last_at: Option<Instant>,
+    unbroken_since: Option<Stamp>,
+}
+
+impl Contact {
+    /// A heartbeat was acknowledged.
+    pub fn acknowledged(&self, now: Stamp) {
+        let mut state = self.lock();
+        let gap = state.last_at.is_none_or(|last| last.elapsed() >= HOST_GAP_MAX);
+        if gap {
+            state.unbroken_since = Some(now);
+        }
+        state.last_at = Some(Instant::now());
+        state.last_acknowledged = Some(now);
+        state.trouble = None;
+    }
+
+    /// The host took our registration.
+    pub fn registered(&self) {
+        let mut state = self.lock();
+        state.registered = true;
+        state.trouble = None;
+    }
+
+    /// The host does not know us (any more).
+    pub fn forgotten(&self) {
+        self.lock().registered = false;
+    }
+
+    /// A call failed.
+    pub fn failed(&self, why: String) {
+        self.lock().trouble = Some(why);
+    }
+
+    /// Whether the host has heard from us without a gap from `since` until now. Then it has not
+    /// marked our tasks `lost`, and a refusal means that the user ended the task.
+    pub fn unbroken_since(&self, since: Stamp) -> bool {
+        let state = self.lock();
+        let recent = state.last_at.is_some_and(|last| last.elapsed() < HOST_GAP_MAX);
+        recent && state.unbroken_since.is_some_and(|start| start <= since)
+    }
+
+    /// What is known now.
+    pub fn state(&self) -> ContactState {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ContactState> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn contact_before_the_first_acknowledgement_is_broken() {
+        let contact = Contact::default();
+        assert!(!contact.unbroken_since(Stamp::now()));
+    }
+
+    #[test]
+    fn contact_is_unbroken_for_what_came_after_its_start_only() {
+        let contact = Contact::default();
+        let before = Stamp::from_seconds(1);
+        contact.acknowledged(Stamp::from_seconds(2));
+        assert!(contact.unbroken_since(Stamp::from_seconds(3)));
+        assert!(!contact.unbroken_since(before));
+    }
+}

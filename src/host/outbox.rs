@@ -1,0 +1,157 @@
+//! Tells the host what became of its tasks (design law 6). Holds ids only: the reports lie in the
+//! records, and a report is over when the host has answered it. Started by `app`; `ops` says what
+//! to send and what an answer means.
+
+use std::collections::{HashSet, VecDeque};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::{Host, Verdict};
+use crate::limits::{OUTBOX_BACKOFF_FIRST, OUTBOX_BACKOFF_MAX, OUTBOX_LAST_TRY, STACK_BYTES};
+use crate::metrics;
+use crate::model::ids::TaskId;
+use crate::model::task::Report;
+use crate::stop::Stop;
+use crate::threads;
+use crate::wire::host::Update;
+
+/// Tasks with something unsent. Setting the mark cannot fail or block, and is bounded by the tasks.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    due: Mutex<Due>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Due {
+    order: VecDeque<TaskId>,
+    marked: HashSet<TaskId>,
+    /// The host has just answered something: a pause for its sake is over.
+    nudged: bool,
+    stopping: bool,
+}
+
+/// What `ops` hands down: the next report of a task, and what to do with the host's answer.
+pub struct Ledger {
+    pub next: Box<dyn Fn(TaskId) -> Option<(Report, Update)> + Send>,
+    pub settle: Box<dyn Fn(TaskId, Report, Verdict) + Send>,
+}
+
+impl Outbox {
+    /// `id` has something unsent.
+    pub fn notify(&self, id: TaskId) {
+        let mut due = self.lock();
+        if due.marked.insert(id) {
+            due.order.push_back(id);
+            self.changed.notify_one();
+        }
+    }
+
+    /// The host answers again: end a pause that was for its sake.
+    pub fn nudge(&self) {
+        self.lock().nudged = true;
+        self.changed.notify_one();
+    }
+
+    /// Tasks with something unsent, now.
+    pub fn waiting(&self) -> usize {
+        self.lock().order.len()
+    }
+
+    /// Starts the `outbox` thread.
+    ///
+    /// # Errors
+    /// The thread could not be started.
+    pub fn start(
+        self: &Arc<Outbox>,
+        host: Arc<Host>,
+        ledger: Ledger,
+        stop: &Stop,
+    ) -> io::Result<JoinHandle<Option<()>>> {
+        let waking = Arc::clone(self);
+        stop.on_raise(move || {
+            waking.lock().stopping = true;
+            waking.changed.notify_one();
+        });
+        let outbox = Arc::clone(self);
+        threads::spawn("outbox", STACK_BYTES, move || outbox.run(&host, &ledger))
+    }
+
+    fn run(&self, host: &Host, ledger: &Ledger) {
+        let mut backoff = OUTBOX_BACKOFF_FIRST;
+        let mut last_try_until = None;
+        while let Some(id) = self.take() {
+            if self.lock().stopping {
+                // One last try for what is due: what stays is in the records.
+                let until = *last_try_until.get_or_insert_with(|| Instant::now() + OUTBOX_LAST_TRY);
+                if Instant::now() >= until {
+                    return;
+                }
+            }
+            let Some((report, update)) = (ledger.next)(id) else { continue };
+            match host.update(&update) {
+                Ok(verdict) => {
+                    backoff = OUTBOX_BACKOFF_FIRST;
+                    metrics::REPORTS_ANSWERED.up();
+                    (ledger.settle)(id, report, verdict);
+                    // It may have more; asking again is cheap and can't be forgotten.
+                    self.notify(id);
+                }
+                Err(error) => {
+                    log::warn!("task {id}: {} not told: {error}", update.status);
+                    // To the back: a report that the host chokes on must not hold up the others.
+                    self.notify(id);
+                    if self.pause(backoff) {
+                        return;
+                    }
+                    backoff = (backoff * 2).min(OUTBOX_BACKOFF_MAX);
+                }
+            }
+        }
+    }
+
+    /// The next task that is due; `None` when stopping with nothing left.
+    fn take(&self) -> Option<TaskId> {
+        let mut due = self.lock();
+        loop {
+            if let Some(id) = due.order.pop_front() {
+                due.marked.remove(&id);
+                return Some(id);
+            }
+            if due.stopping {
+                return None;
+            }
+            due = self.changed.wait(due).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+    }
+
+    /// Waits for the host's sake; true when stopping.
+    fn pause(&self, backoff: Duration) -> bool {
+        let until = Instant::now() + backoff;
+        let mut due = self.lock();
+        due.nudged = false;
+        while !due.stopping && !due.nudged {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            due = match self.changed.wait_timeout(due, left) {
+                Ok((due, _)) => due,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+        due.stopping
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Due> {
+        self.due.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ledger")
+    }
+}

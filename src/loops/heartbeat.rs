@@ -1,0 +1,118 @@
+//! Keeps the host knowing that we live (contract 3.1, 3.2): registers, for ever if need be, then
+//! beats. Makes no call to the Engine, so that a hung one never makes the node look dead.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::host::{Beat, Host, HostError};
+use crate::limits::{REGISTER_PAUSE_FIRST, REGISTER_PAUSE_MAX, STACK_BYTES};
+use crate::machine::usage::{self, CpuMeter};
+use crate::machine::{addresses, topology};
+use crate::model::time::Stamp;
+use crate::ops::Node;
+use crate::threads;
+use crate::wire::host::{Heartbeat, Register};
+
+/// Starts the `heartbeat` thread. The port must be listened on already: the host dispatches as soon
+/// as we are registered.
+///
+/// # Errors
+/// The thread could not be started.
+pub fn start(node: &Arc<Node>, host: &Arc<Host>) -> io::Result<JoinHandle<Option<()>>> {
+    let (node, host) = (Arc::clone(node), Arc::clone(host));
+    threads::spawn("heartbeat", STACK_BYTES, move || run(&node, &host))
+}
+
+fn run(node: &Node, host: &Host) {
+    let every = Duration::from_secs(node.settings.heartbeat_interval_seconds);
+    let mut meter = CpuMeter::default();
+    let mut register_pause = REGISTER_PAUSE_FIRST;
+    loop {
+        let begun = Instant::now();
+        let pause = if host.contact.state().registered {
+            match host.beat(&node.settings.hostname, &heartbeat(node, &mut meter)) {
+                Ok(Beat::Acknowledged) => {
+                    host.contact.acknowledged(Stamp::now());
+                    node.outbox.nudge();
+                    every.saturating_sub(begun.elapsed())
+                }
+                Ok(Beat::Unknown) => {
+                    log::warn!("the host does not know this node; registering again");
+                    host.contact.forgotten();
+                    Duration::ZERO
+                }
+                Err(error) => {
+                    failed(host, &error);
+                    every.saturating_sub(begun.elapsed())
+                }
+            }
+        } else {
+            match host.register(&registration(node, host)) {
+                Ok(()) => {
+                    log::info!("registered at the host");
+                    host.contact.registered();
+                    register_pause = REGISTER_PAUSE_FIRST;
+                    // The first beat follows at once: until then the host knows no memory.
+                    Duration::ZERO
+                }
+                Err(error) => {
+                    failed(host, &error);
+                    let pause = register_pause;
+                    register_pause = (register_pause * 2).min(REGISTER_PAUSE_MAX);
+                    pause
+                }
+            }
+        };
+        if node.stop.wait(pause) {
+            return;
+        }
+    }
+}
+
+fn failed(host: &Host, error: &HostError) {
+    let why = error.to_string();
+    // Once per reason: a host that is away for a week must not fill the log.
+    if host.contact.state().trouble.as_ref() != Some(&why) {
+        log::warn!("host: {why}");
+    }
+    host.contact.failed(why);
+}
+
+fn registration(node: &Node, host: &Host) -> Register {
+    let settings = &node.settings;
+    let known = host.names.known().first().copied();
+    let host_socket = known.map(|address| SocketAddr::new(address, settings.host_port));
+    let ip = addresses::registered(settings.runner_bind_ip, host_socket);
+    Register {
+        hostname: settings.hostname.clone(),
+        url: format!("http://{ip}:{}", settings.runner_port),
+        total_cores: node.topology.cores(),
+        total_ram_bytes: usage::memory().map(|memory| memory.total_bytes),
+        numa_topology: Some(topology::to_wire(&node.topology)),
+        gpu_info: Vec::new(),
+    }
+}
+
+fn heartbeat(node: &Node, meter: &mut CpuMeter) -> Heartbeat {
+    let memory = usage::memory();
+    let temperatures = usage::temperatures(&node.settings.sysfs_root);
+    Heartbeat {
+        running_tasks: node
+            .tasks
+            .live(|record| record.counts_as_running().then_some(record.spec.id.get())),
+        killed_tasks: Vec::new(),
+        cpu_percent: meter.sample(),
+        memory_percent: memory.map(|memory| memory.used_percent()),
+        memory_used_bytes: memory.map(|memory| memory.used_bytes()),
+        memory_total_bytes: memory.map(|memory| memory.total_bytes),
+        current_avg_temp: temperatures.as_ref().map(|degrees| degrees.average),
+        current_max_temp: temperatures.as_ref().map(|degrees| degrees.highest),
+        gpu_info: Vec::new(),
+        vm_capable: false,
+        vfio_gpus: None,
+        runner_version: env!("CARGO_PKG_VERSION"),
+    }
+}

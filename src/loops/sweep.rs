@@ -1,0 +1,61 @@
+//! The net below the net: probes the Engine, compares its containers with the records, and throws
+//! old records away. Runs when the event stream asks for it, and by the clock.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::limits::{
+    ENGINE_PROBE_EVERY, ENGINE_PROBE_EVERY_WHEN_AWAY, PRUNE_EVERY, RECONCILE_EVERY, STACK_BYTES,
+};
+use crate::machine::addresses;
+use crate::ops::Node;
+use crate::ops::task::recover::reconcile;
+use crate::threads;
+
+/// Starts the `sweep` thread; `wanted` says that a reconciliation can't wait for the clock.
+///
+/// # Errors
+/// The thread could not be started.
+pub fn start(node: &Arc<Node>, wanted: Receiver<()>) -> io::Result<JoinHandle<Option<()>>> {
+    let node = Arc::clone(node);
+    threads::spawn("sweep", STACK_BYTES, move || run(&node, &wanted))
+}
+
+fn run(node: &Arc<Node>, wanted: &Receiver<()>) {
+    let mut reconcile_at = Instant::now();
+    let mut prune_at = Instant::now();
+    while !node.stop.is_raised() {
+        if let Err(error) = node.engine.probe() {
+            log::debug!("probe: {error}");
+        }
+        let now = Instant::now();
+        if now >= reconcile_at {
+            match reconcile(node) {
+                Ok(()) => reconcile_at = now + RECONCILE_EVERY,
+                Err(error) => log::debug!("reconcile: {error}"),
+            }
+            if let Ok(own) = addresses::own() {
+                node.access.set_own_addresses(own.into_iter().collect());
+            }
+        }
+        if now >= prune_at {
+            prune_at = now + PRUNE_EVERY;
+            match node.tasks.prune() {
+                Ok(0) => {}
+                Ok(count) => log::info!("{count} records of old tasks thrown away"),
+                Err(error) => log::error!("{error}"),
+            }
+        }
+        let pause =
+            if node.engine.is_away() { ENGINE_PROBE_EVERY_WHEN_AWAY } else { ENGINE_PROBE_EVERY };
+        match wanted.recv_timeout(pause) {
+            Ok(()) => reconcile_at = Instant::now(),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}

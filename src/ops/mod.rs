@@ -1,0 +1,15 @@
+//! What is done: one verb, one function, context first; all policy. Knows neither HTTP nor
+//! WebSocket; called by `api` (who asks) and `loops` (the clock), runs on lanes.
+
+pub mod error;
+pub mod events;
+pub mod files_thread;
+pub mod health;
+pub mod images;
+pub mod network;
+pub mod node;
+pub mod reports;
+pub mod task;
+
+pub use error::OpError;
+pub use node::Node;

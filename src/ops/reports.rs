@@ -1,0 +1,127 @@
+//! What the host is told, and what its answers mean (contract 3.3, 3.4; design law 6). The outbox
+//! carries; this decides.
+
+use std::sync::{Arc, Weak};
+
+use super::Node;
+use crate::host::Verdict;
+use crate::host::outbox::Ledger;
+use crate::metrics;
+use crate::model::ids::TaskId;
+use crate::model::phase::{Phase, Wanted};
+use crate::model::task::{FinalStatus, Outcome, Report, TaskRecord};
+use crate::model::time::Stamp;
+use crate::wire::host::Update;
+
+/// The outbox's view of the records.
+pub fn ledger(node: &Arc<Node>) -> Ledger {
+    let (next, settle) = (Arc::downgrade(node), Arc::downgrade(node));
+    Ledger {
+        next: Box::new(move |id| Weak::upgrade(&next).and_then(|node| next_report(&node, id))),
+        settle: Box::new(move |id, report, verdict| {
+            if let Some(node) = Weak::upgrade(&settle) {
+                settled(&node, id, &report, verdict);
+            }
+        }),
+    }
+}
+
+fn next_report(node: &Node, id: TaskId) -> Option<(Report, Update)> {
+    let record = node.tasks.get(id)?;
+    let report = record.reports.first()?.clone();
+    let update = update_of(&record, &report);
+    Some((report, update))
+}
+
+fn update_of(record: &TaskRecord, report: &Report) -> Update {
+    let started_at = Some(record.times.accepted.naive_local());
+    let update = Update {
+        task_id: record.spec.id.get(),
+        status: "pending",
+        exit_code: None,
+        message: None,
+        started_at,
+        completed_at: None,
+        ssh_port: None,
+    };
+    match (report, &record.outcome) {
+        (Report::Pending, _) => update,
+        (Report::Running, _) => Update { status: "running", ..update },
+        (Report::Final, outcome) => {
+            let completed = record.times.exited.or(record.times.recorded);
+            let (status, exit_code, message) = match outcome {
+                Some(outcome) => (outcome.status, outcome.exit_code, outcome.message.clone()),
+                None => (FinalStatus::Failed, None, Some("the outcome was lost".to_owned())),
+            };
+            Update {
+                status: status.word(),
+                exit_code,
+                message,
+                completed_at: completed.map(Stamp::naive_local),
+                ..update
+            }
+        }
+    }
+}
+
+fn settled(node: &Arc<Node>, id: TaskId, report: &Report, verdict: Verdict) {
+    if verdict == Verdict::Malformed {
+        metrics::REPORTS_SET_ASIDE.up();
+        log::error!("task {id}: the host calls our report {report:?} malformed; set aside");
+    }
+    let now = Stamp::now();
+    let is_final = *report == Report::Final;
+    // In memory only: sent once more after a crash is harmless, and the next write carries it.
+    node.tasks.note(id, |record| {
+        if record.reports.first() == Some(report) {
+            record.reports.remove(0);
+        }
+        if is_final {
+            record.times.reported = Some(now);
+        }
+    });
+    if is_final {
+        node.events.note(id, "reported");
+        node.lanes.raise(id);
+    } else if verdict == Verdict::Refused {
+        withdraw_if_the_user_ended_it(node, id);
+    }
+}
+
+/// A refused `pending` or `running` means that the host has finished the task. If it has heard from
+/// us all the time since, the user did it, and the task must not run; after a gap the host has
+/// merely marked it `lost`: it runs on, and its final is accepted.
+fn withdraw_if_the_user_ended_it(node: &Arc<Node>, id: TaskId) {
+    let Some(host) = &node.host else { return };
+    let changed = node.tasks.update(id, |record| {
+        if record.phase == Phase::Ended || record.wanted != Wanted::Run {
+            return false;
+        }
+        if !host.contact.unbroken_since(record.times.accepted) {
+            return false;
+        }
+        record.wanted = Wanted::Withdrawn;
+        record.reports.clear();
+        if record.phase == Phase::Accepted {
+            record.end(withdrawn(), None, Stamp::now(), true);
+        }
+        true
+    });
+    match changed {
+        Ok(true) => {
+            log::info!("task {id}: the host had ended it; stopping it");
+            node.lanes.raise(id);
+        }
+        Ok(false) => log::info!("task {id}: the host refused a report; it runs on"),
+        Err(error) => log::error!("task {id}: {error}"),
+    }
+}
+
+/// The outcome of a task that the host had ended before it ran.
+pub fn withdrawn() -> Outcome {
+    Outcome {
+        status: FinalStatus::Killed,
+        exit_code: None,
+        message: Some("the host had ended the task before it ran".to_owned()),
+    }
+}

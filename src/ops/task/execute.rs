@@ -1,0 +1,404 @@
+//! Accepts a task and starts it: record, image, log files, container, start. Posted to the task's
+//! lane by `accept`, or by `recover` for a task that an earlier run of ours left half-way; each step
+//! says where it runs, and none waits for another task's.
+
+use std::sync::Arc;
+
+use super::container::{create_body, is_ours};
+use super::finish::{refuse, settle};
+use super::logs::{self, Owner};
+use super::{then, when_the_disk_is_back, when_the_engine_is_back};
+use crate::docker::{Container, DockerError, EXIT_CODE_LABEL};
+use crate::lanes::{Next, Place};
+use crate::limits::{PASSWD_BYTES_MAX, TASKS_LIVE_MAX};
+use crate::machine::random::hex_128;
+use crate::model::ids::TaskId;
+use crate::model::phase::{Phase, Wanted};
+use crate::model::task::{ContainerTrace, Report, TaskRecord, TaskSpec};
+use crate::model::time::Stamp;
+use crate::ops::images::{self, ImageFault, ImageReady, ImageResult};
+use crate::ops::node::{Exit, lock};
+use crate::ops::{Node, OpError, network};
+use crate::store::StoreError;
+
+/// Accepts a task. When this returns `Ok` the task is on disk and will end in exactly one outcome
+/// (design law 1).
+///
+/// A repeat of the same task under the same `idempotency_key` is `Ok` too: its caller did not get
+/// the first answer.
+///
+/// # Errors
+/// [`OpError::InUse`] for a known id; nothing was accepted then, or for any other error.
+pub fn accept(
+    node: &Arc<Node>,
+    spec: TaskSpec,
+    idempotency_key: Option<String>,
+) -> Result<(), OpError> {
+    if !node.settings.local_temp_dir.is_dir() {
+        return Err(OpError::LocalTempMissing(node.settings.local_temp_dir.clone()));
+    }
+    if node.tasks.live_count() >= TASKS_LIVE_MAX {
+        return Err(OpError::Busy { what: "tasks on this node", max: TASKS_LIVE_MAX });
+    }
+    let id = spec.id;
+    let reports = node.host.iter().map(|_| Report::Pending).collect();
+    let secret = hex_128().map_err(OpError::NoRandomness)?;
+    let record = TaskRecord::accepted(spec, Stamp::now(), idempotency_key, secret, reports);
+    let asked = record.clone();
+    match node.tasks.insert(record) {
+        Ok(()) => {}
+        Err(StoreError::Exists(_)) if is_repeat(node, &asked) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    node.events.note(id, "accepted");
+    node.outbox.notify(id);
+    post_start(node, &asked);
+    Ok(())
+}
+
+/// Posts the start order. Should the lanes be full or stopping, the record stands, and `recover`
+/// posts it again.
+pub fn post_start(node: &Arc<Node>, record: &TaskRecord) {
+    let id = record.spec.id;
+    let numa_node = record.spec.placement.node();
+    if let Err(refused) = node.lanes.post(id, numa_node, "start", super::job(node, id, begin)) {
+        log::warn!("task {id}: its start waits: {refused}");
+    }
+}
+
+fn is_repeat(node: &Node, asked: &TaskRecord) -> bool {
+    asked.idempotency_key.is_some()
+        && node.tasks.find(asked.spec.id).is_ok_and(|known| {
+            known.idempotency_key == asked.idempotency_key && known.spec == asked.spec
+        })
+}
+
+/// Wherever the record says the task is, go on from there.
+fn begin(node: &Arc<Node>, id: TaskId) -> Next {
+    let Some(record) = node.tasks.get(id) else { return Next::Done };
+    if record.wanted != Wanted::Run {
+        return settle(node, id);
+    }
+    match record.phase {
+        Phase::Running | Phase::Paused | Phase::Ended => Next::Done,
+        _ if node.engine.is_away() => when_the_engine_is_back(node, id, begin),
+        Phase::Accepted => {
+            let owner = Arc::clone(node);
+            images::ensure(
+                node,
+                record.spec.image,
+                Box::new(move |result| image_answered(&owner, id, result)),
+            )
+        }
+        // A create may have been sent by an earlier run; the name tells.
+        Phase::Creating | Phase::Starting => adopt(node, id),
+    }
+}
+
+fn image_answered(node: &Arc<Node>, id: TaskId, result: ImageResult) -> Next {
+    let ImageReady { image, note } = match result {
+        Ok(ready) => ready,
+        Err(fault) => {
+            return match &*fault {
+                ImageFault::Engine(error) if error.is_engine_trouble() => {
+                    when_the_engine_is_back(node, id, begin)
+                }
+                fault => refuse(node, id, None, fault.to_string()),
+            };
+        }
+    };
+    let noted = node.tasks.note(id, |record| {
+        record.times.image_ready.get_or_insert(Stamp::now());
+        record.end_is_told = !image.labels.contains_key(EXIT_CODE_LABEL);
+        record.notes.extend(note);
+        record.spec.logs.clone()
+    });
+    let Some(files) = noted else { return Next::Done };
+    node.events.note(id, "image_ready");
+    let owner = Owner::of_image(&image.user, user_shift(node));
+    let node = Arc::clone(node);
+    Next::Then(
+        Place::Files,
+        Box::new(move || {
+            let prepared = logs::prepare(&node.settings.shared_dir, &files, &owner);
+            if let (Ok(()), Some(first_writes)) = (&prepared, &node.first_writes) {
+                first_writes.watch(id, &[&files.stdout, &files.stderr]);
+            }
+            Next::Then(
+                Place::Worker,
+                Box::new(move || match prepared {
+                    Ok(()) => create(&node, id, owner),
+                    Err(fault) => refuse(&node, id, None, fault.to_string()),
+                }),
+            )
+        }),
+    )
+}
+
+fn create(node: &Arc<Node>, id: TaskId, owner: Owner) -> Next {
+    let marked = node.tasks.update(id, |record| {
+        if record.phase == Phase::Accepted && record.wanted == Wanted::Run {
+            record.phase = Phase::Creating;
+            record.container = ContainerTrace::Possible;
+        }
+        record.clone()
+    });
+    let record = match marked {
+        Ok(record) if record.phase == Phase::Creating => record,
+        Ok(_) | Err(StoreError::Missing(_)) => return settle(node, id),
+        Err(_) => return when_the_disk_is_back(node, id, begin),
+    };
+    match create_with_network(node, &record) {
+        Ok(created) => match owner {
+            Owner::Named(name) => own_by_name(node, id, created, name),
+            Owner::Known { .. } | Owner::AsIs => start(node, id, &created),
+        },
+        Err(error) if error.is_conflict() => adopt(node, id),
+        Err(error) if error.is_engine_trouble() => when_the_engine_is_back(node, id, begin),
+        Err(error) => refuse_by_engine(node, id, &error),
+    }
+}
+
+/// A network that somebody removed is made again, once.
+fn create_with_network(node: &Node, record: &TaskRecord) -> Result<String, DockerError> {
+    let name = record.spec.id.task_container();
+    let body = |facts| create_body(&node.settings, &facts, record);
+    let first = node.engine.create_container(&name, &body(network::known_or_ensured(node)?));
+    let created = match first {
+        Err(error) if error.is_missing() => {
+            let facts = network::ensure(node)?;
+            node.engine.create_container(&name, &body(facts))
+        }
+        other => other,
+    }?;
+    for warning in &created.warnings {
+        log::warn!("task {}: the Engine warns: {warning}", record.spec.id);
+    }
+    Ok(created.id)
+}
+
+/// What the Engine's user namespace adds to ids, as far as the Engine has told.
+fn user_shift(node: &Node) -> (u32, u32) {
+    let facts = lock(&node.engine_facts);
+    let shift = facts.as_ref().and_then(|facts| facts.userns_shift);
+    shift.map_or((0, 0), |shift| (shift.uid, shift.gid))
+}
+
+/// The image's USER is a name: its numbers are in the container's own /etc/passwd.
+fn own_by_name(node: &Arc<Node>, id: TaskId, container: String, name: String) -> Next {
+    let passwd = match node.engine.read_container_file(&container, "/etc/passwd", PASSWD_BYTES_MAX)
+    {
+        Ok(passwd) => passwd.unwrap_or_default(),
+        Err(error) if error.is_engine_trouble() => return when_the_engine_is_back(node, id, begin),
+        Err(error) => {
+            log::warn!("task {id}: /etc/passwd of its image: {error}");
+            Vec::new()
+        }
+    };
+    let owner = Owner::in_passwd(&name, &passwd, user_shift(node));
+    let Some(files) = node.tasks.get(id).map(|record| record.spec.logs) else { return Next::Done };
+    let node = Arc::clone(node);
+    Next::Then(
+        Place::Files,
+        Box::new(move || {
+            let owned = logs::give(&files, &owner);
+            Next::Then(
+                Place::Worker,
+                Box::new(move || match owned {
+                    Ok(()) => start(&node, id, &container),
+                    Err(fault) => refuse(&node, id, None, fault.to_string()),
+                }),
+            )
+        }),
+    )
+}
+
+fn start(node: &Arc<Node>, id: TaskId, container: &str) -> Next {
+    let has_host = node.host.is_some();
+    let marked = node.tasks.update(id, |record| {
+        record.container = ContainerTrace::Known(container.to_owned());
+        record.times.created.get_or_insert(Stamp::now());
+        if record.wanted != Wanted::Run {
+            return false;
+        }
+        if record.phase == Phase::Creating {
+            record.phase = Phase::Starting;
+            // Before the start, as the contract has it (3.4, row 2b).
+            if has_host {
+                record.reports.push(Report::Running);
+            }
+        }
+        record.phase == Phase::Starting
+    });
+    match marked {
+        Ok(true) => {}
+        Ok(false) | Err(StoreError::Missing(_)) => return settle(node, id),
+        Err(_) => return when_the_disk_is_back(node, id, begin),
+    }
+    node.events.note(id, "created");
+    node.outbox.notify(id);
+    match node.engine.start_container(container) {
+        Ok(()) => started(node, id, Stamp::now()),
+        Err(error) if error.is_missing() && network::ensure(node).is_ok() => {
+            match node.engine.start_container(container) {
+                Ok(()) => started(node, id, Stamp::now()),
+                Err(error) => start_failed(node, id, &error),
+            }
+        }
+        Err(error) => start_failed(node, id, &error),
+    }
+}
+
+fn start_failed(node: &Arc<Node>, id: TaskId, error: &DockerError) -> Next {
+    if error.is_engine_trouble() {
+        // It may run all the same: look before anything is tried again.
+        when_the_engine_is_back(node, id, begin)
+    } else {
+        refuse_by_engine(node, id, error)
+    }
+}
+
+fn started(node: &Arc<Node>, id: TaskId, at: Stamp) -> Next {
+    let marked = node.tasks.update(id, |record| {
+        if matches!(record.phase, Phase::Creating | Phase::Starting) {
+            record.phase = Phase::Running;
+            // The Engine's answer comes a moment after the start; its output may come before.
+            let at = record.times.first_output.map_or(at, |first| first.min(at));
+            record.times.started.get_or_insert(at);
+        }
+    });
+    match marked {
+        Ok(()) => {
+            node.events.note(id, "started");
+            // A kill or an end that came meanwhile has raised the lane's flag.
+            Next::Done
+        }
+        Err(StoreError::Missing(_)) => Next::Done,
+        Err(_) => when_the_disk_is_back(node, id, begin),
+    }
+}
+
+/// A container of the task's name exists, or may: take it over if it is ours, and go on.
+fn adopt(node: &Arc<Node>, id: TaskId) -> Next {
+    let container = match node.engine.inspect_container(&id.task_container()) {
+        Ok(container) => container,
+        Err(error) if error.is_missing() => return create_again(node, id),
+        Err(error) if error.is_engine_trouble() => return when_the_engine_is_back(node, id, begin),
+        Err(error) => return refuse_by_engine(node, id, &error),
+    };
+    if !is_ours(&node.settings, &container.labels) {
+        let disowned = node.tasks.update(id, |record| record.container = ContainerTrace::Removed);
+        if disowned.is_err() {
+            return when_the_disk_is_back(node, id, begin);
+        }
+        let name = id.task_container();
+        return refuse(
+            node,
+            id,
+            None,
+            format!("a container {name} that is not ours is in the way"),
+        );
+    }
+    take_over(node, id, &container)
+}
+
+fn take_over(node: &Arc<Node>, id: TaskId, container: &Container) -> Next {
+    let marked = node
+        .tasks
+        .update(id, |record| record.container = ContainerTrace::Known(container.id.clone()));
+    if marked.is_err() {
+        return when_the_disk_is_back(node, id, begin);
+    }
+    match container.started_at.map(Stamp::from) {
+        None => start(node, id, &container.id),
+        Some(at) if container.running => started(node, id, at),
+        Some(at) => {
+            lock(&node.exits).entry(id).or_insert(Exit::Found);
+            match started(node, id, at) {
+                Next::Done => settle(node, id),
+                later => later,
+            }
+        }
+    }
+}
+
+/// The create of an earlier run never happened: go back to where the image is known.
+fn create_again(node: &Arc<Node>, id: TaskId) -> Next {
+    let back = node.tasks.update(id, |record| {
+        if record.phase == Phase::Creating {
+            record.phase = Phase::Accepted;
+            record.container = ContainerTrace::None;
+        }
+        record.phase
+    });
+    match back {
+        Ok(Phase::Accepted) => then(node, id, begin),
+        Ok(_) => {
+            lock(&node.exits).insert(id, Exit::Gone);
+            settle(node, id)
+        }
+        Err(StoreError::Missing(_)) => Next::Done,
+        Err(_) => when_the_disk_is_back(node, id, begin),
+    }
+}
+
+/// The Engine said no at create or start: the code and words of the `docker` command.
+fn refuse_by_engine(node: &Arc<Node>, id: TaskId, error: &DockerError) -> Next {
+    let said = error.said().unwrap_or_default();
+    let code = refusal_code(said);
+    let message = if said.contains("\"/bin/sh\"") || said.contains("/bin/sh: no such file") {
+        format!("the image has no /bin/sh, which runs the command: {error}")
+    } else {
+        error.to_string()
+    };
+    refuse(node, id, Some(code), message)
+}
+
+/// 127 not found, 126 not executable, else 125 (contract 5.3). The Engine has one status number for
+/// all three; its words are all there is, and the `docker` command goes by them too.
+fn refusal_code(said: &str) -> i64 {
+    const NOT_FOUND: i64 = 127;
+    const NOT_EXECUTABLE: i64 = 126;
+    let about_exec = said.contains("exec") || said.contains("starting container process");
+    if about_exec
+        && (said.contains("executable file not found")
+            || said.contains("no such file or directory"))
+    {
+        NOT_FOUND
+    } else if about_exec && (said.contains("permission denied") || said.contains("is a directory"))
+    {
+        NOT_EXECUTABLE
+    } else {
+        crate::model::script::REFUSED_EXIT_CODE
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn refusals_get_the_codes_of_the_docker_command() {
+        let runc =
+            "OCI runtime create failed: container_linux.go: starting container process caused: ";
+        assert_eq!(
+            refusal_code(&format!(
+                "{runc}exec: \"/bin/sh\": stat /bin/sh: no such file or directory: unknown"
+            )),
+            127
+        );
+        assert_eq!(
+            refusal_code(&format!(
+                "{runc}exec: \"x\": executable file not found in $PATH: unknown"
+            )),
+            127
+        );
+        assert_eq!(refusal_code(&format!("{runc}exec: \"/x\": permission denied: unknown")), 126);
+        assert_eq!(
+            refusal_code(
+                "invalid mount config for type \"bind\": bind source path does not exist: /x"
+            ),
+            125
+        );
+    }
+}

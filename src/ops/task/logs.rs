@@ -1,0 +1,244 @@
+//! The two output files of a task: made before the start with the container user's ownership, read
+//! for users. All of it runs on files threads: SHARED_DIR may hang (design law 5, D5).
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use crate::limits::LOG_CHUNK_BYTES_MAX;
+use crate::model::task::LogFiles;
+
+/// Whose the files are to be: the image's USER, as numbers of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Root, or a user that can't be told: the Engine will say what it thinks of that one.
+    AsIs,
+    Known {
+        uid: u32,
+        gid: u32,
+    },
+    /// A name; the numbers are in the container's own `/etc/passwd`.
+    Named(String),
+}
+
+/// Why a task's output has nowhere to go.
+#[derive(Debug)]
+pub enum LogsFault {
+    SharedDirMissing(PathBuf),
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+}
+
+impl Owner {
+    /// From an image's `USER` (`""`, `1234`, `1234:100`, `worker`, `worker:staff`); `shift` is what
+    /// the Engine's user namespace adds to ids.
+    pub fn of_image(user: &str, shift: (u32, u32)) -> Owner {
+        let (name, group) = user.split_once(':').unwrap_or((user, ""));
+        match name.parse::<u32>() {
+            Ok(uid) => Owner::shifted(uid, group.parse().unwrap_or(0), shift),
+            Err(_) if name.is_empty() || name == "root" => Owner::shifted(0, 0, shift),
+            Err(_) => Owner::Named(name.to_owned()),
+        }
+    }
+
+    /// The user called `name` in a `passwd` file.
+    pub fn in_passwd(name: &str, passwd: &[u8], shift: (u32, u32)) -> Owner {
+        String::from_utf8_lossy(passwd)
+            .lines()
+            .map(|line| line.split(':').collect::<Vec<_>>())
+            .find(|fields| fields.first() == Some(&name))
+            .and_then(|fields| Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?)))
+            .map_or(Owner::AsIs, |(uid, gid)| Owner::shifted(uid, gid, shift))
+    }
+
+    fn shifted(uid: u32, gid: u32, (uid_shift, gid_shift): (u32, u32)) -> Owner {
+        match (uid.saturating_add(uid_shift), gid.saturating_add(gid_shift)) {
+            (0, 0) => Owner::AsIs,
+            (uid, gid) => Owner::Known { uid, gid },
+        }
+    }
+}
+
+/// Makes the mount sources below `shared_dir`, and both files, empty.
+///
+/// # Errors
+/// Names the directory and the remedy.
+pub fn prepare(shared_dir: &Path, files: &LogFiles, owner: &Owner) -> Result<(), LogsFault> {
+    // Never made here: an absent one is a share that is not mounted, and writing below its mount
+    // point would hide the task's output from the host.
+    if !shared_dir.is_dir() {
+        return Err(LogsFault::SharedDirMissing(shared_dir.to_owned()));
+    }
+    make_directory(&shared_dir.join("shared_data"))?;
+    make_directory(&files.directory)?;
+    for path in [&files.stdout, &files.stderr] {
+        make_directory(path.parent().unwrap_or(&files.directory))?;
+        open_for_writing(path, true).map_err(|e| LogsFault::io("make", path, e))?;
+    }
+    give(files, owner)
+}
+
+/// Gives both files to `owner`. Where the file system forbids that (NFS with root squashed) anybody
+/// may write them; the directory still keeps everybody from others.
+///
+/// # Errors
+/// Neither was possible.
+pub fn give(files: &LogFiles, owner: &Owner) -> Result<(), LogsFault> {
+    let Owner::Known { uid, gid } = *owner else { return Ok(()) };
+    const WRITABLE_BY_ALL: u32 = 0o666;
+    for path in [&files.stdout, &files.stderr] {
+        let file = open_for_writing(path, false).map_err(|e| LogsFault::io("open", path, e))?;
+        if fchown(&file, Some(uid), Some(gid)).is_err() {
+            file.set_permissions(fs::Permissions::from_mode(WRITABLE_BY_ALL))
+                .map_err(|e| LogsFault::io("share", path, e))?;
+        }
+    }
+    Ok(())
+}
+
+/// A piece of an output file.
+#[derive(Debug)]
+pub struct Chunk {
+    pub bytes: Vec<u8>,
+    /// The file's size now.
+    pub size: u64,
+}
+
+/// Reads from `offset`, at most [`LOG_CHUNK_BYTES_MAX`]; empty at the end, and for a file that is
+/// not there yet.
+///
+/// # Errors
+/// The file is there and can't be read.
+pub fn read(path: &Path, offset: u64) -> io::Result<Chunk> {
+    let mut file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Chunk { bytes: Vec::new(), size: 0 });
+        }
+        other => other?,
+    };
+    let metadata = file.metadata()?;
+    // The task can replace its file by anything; only a file is read.
+    if metadata.file_type().is_fifo() || !metadata.is_file() {
+        return Err(io::Error::other("no regular file"));
+    }
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_CHUNK_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(Chunk { bytes, size: metadata.len() })
+}
+
+fn make_directory(path: &Path) -> Result<(), LogsFault> {
+    fs::create_dir_all(path).map_err(|e| LogsFault::io("make directory", path, e))
+}
+
+fn open_for_writing(path: &Path, fresh: bool) -> io::Result<File> {
+    // A repeated id finds the files of an earlier run: never through a link it may have left.
+    OpenOptions::new()
+        .write(true)
+        .create(fresh)
+        .truncate(fresh)
+        .mode(0o644)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+}
+
+impl LogsFault {
+    fn io(doing: &'static str, path: &Path, source: io::Error) -> LogsFault {
+        LogsFault::Io { doing, path: path.to_owned(), source }
+    }
+}
+
+impl fmt::Display for LogsFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LogsFault::SharedDirMissing(path) => write!(
+                f,
+                "SHARED_DIR {} is no directory on this node: mount the share, or set SHARED_DIR",
+                path.display()
+            ),
+            LogsFault::Io { doing, path, source } => write!(
+                f,
+                "the task's output has nowhere to go: {doing} {}: {source}; the runner must be able \
+                 to write there",
+                path.display()
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    fn files(root: &Path) -> LogFiles {
+        let directory = root.join("logs/7");
+        LogFiles {
+            stdout: directory.join("stdout.log"),
+            stderr: directory.join("deep/stderr.log"),
+            directory,
+        }
+    }
+
+    #[test]
+    fn user_of_an_image_is_read_in_every_spelling() {
+        assert_eq!(Owner::of_image("", (0, 0)), Owner::AsIs);
+        assert_eq!(Owner::of_image("root", (0, 0)), Owner::AsIs);
+        assert_eq!(Owner::of_image("1234:100", (0, 0)), Owner::Known { uid: 1234, gid: 100 });
+        assert_eq!(Owner::of_image("1234", (0, 0)), Owner::Known { uid: 1234, gid: 0 });
+        assert_eq!(Owner::of_image("worker:staff", (0, 0)), Owner::Named("worker".into()));
+    }
+
+    #[test]
+    fn user_namespace_shifts_every_user_also_root() {
+        assert_eq!(Owner::of_image("", (1000, 2000)), Owner::Known { uid: 1000, gid: 2000 });
+        let passwd = b"root:x:0:0::/:/bin/sh\nworker:x:5:6::/:/bin/sh\n";
+        assert_eq!(Owner::in_passwd("worker", passwd, (10, 10)), Owner::Known { uid: 15, gid: 16 });
+    }
+
+    #[test]
+    fn user_that_passwd_does_not_have_is_left_to_the_engine() {
+        assert_eq!(Owner::in_passwd("ghost", b"root:x:0:0\n", (0, 0)), Owner::AsIs);
+    }
+
+    #[test]
+    fn share_that_is_not_mounted_is_not_made() {
+        let root = tempfile::tempdir().unwrap();
+        let share = root.path().join("share");
+        let fault = prepare(&share, &files(&share), &Owner::AsIs).unwrap_err();
+        assert!(fault.to_string().contains("SHARED_DIR"));
+        assert!(!share.exists());
+    }
+
+    #[test]
+    fn output_files_are_made_empty_also_in_directories_below() {
+        let root = tempfile::tempdir().unwrap();
+        let files = files(root.path());
+        prepare(root.path(), &files, &Owner::AsIs).unwrap();
+        fs::write(&files.stdout, "old").unwrap();
+        prepare(root.path(), &files, &Owner::AsIs).unwrap();
+        assert_eq!(read(&files.stdout, 0).unwrap().size, 0);
+        assert!(files.stderr.exists());
+    }
+
+    #[test]
+    fn link_in_the_place_of_an_output_file_is_not_followed() {
+        let root = tempfile::tempdir().unwrap();
+        let files = files(root.path());
+        let victim = root.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        fs::create_dir_all(&files.directory).unwrap();
+        std::os::unix::fs::symlink(&victim, &files.stdout).unwrap();
+        assert!(prepare(root.path(), &files, &Owner::AsIs).is_err());
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    }
+
+    #[test]
+    fn reading_goes_on_where_it_stopped() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("out");
+        fs::write(&path, "hello").unwrap();
+        let chunk = read(&path, 3).unwrap();
+        assert_eq!((&chunk.bytes[..], chunk.size), (&b"lo"[..], 5));
+    }
+}

@@ -1,0 +1,46 @@
+//! A command task's life. `execute` accepts and starts it, `kill` and `freeze` are the verbs on it,
+//! `finish` ends it, `recover` finds it again after a restart or a lost event stream.
+
+pub mod container;
+pub mod execute;
+pub mod finish;
+pub mod freeze;
+pub mod kill;
+pub mod logs;
+pub mod recover;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Node;
+use crate::lanes::{Job, Next, Place};
+use crate::limits::{ENGINE_RETRY_PAUSE, STORE_RETRY_PAUSE};
+use crate::model::ids::TaskId;
+
+/// A step of a lane's order: what to do for a task, and what comes next.
+type Step = fn(&Arc<Node>, TaskId) -> Next;
+
+/// `step` as a job.
+fn job(node: &Arc<Node>, id: TaskId, step: Step) -> Job {
+    let node = Arc::clone(node);
+    Box::new(move || step(&node, id))
+}
+
+/// Goes on with `step` on a lane's worker.
+fn then(node: &Arc<Node>, id: TaskId, step: Step) -> Next {
+    Next::Then(Place::Worker, job(node, id, step))
+}
+
+/// The Engine is away: what was accepted waits for it (design law 1). A raised flag ends the pause.
+fn when_the_engine_is_back(node: &Arc<Node>, id: TaskId, step: Step) -> Next {
+    after(node, id, ENGINE_RETRY_PAUSE, step)
+}
+
+/// The state directory refused a write: nothing goes on before it is on disk.
+fn when_the_disk_is_back(node: &Arc<Node>, id: TaskId, step: Step) -> Next {
+    after(node, id, STORE_RETRY_PAUSE, step)
+}
+
+fn after(node: &Arc<Node>, id: TaskId, pause: Duration, step: Step) -> Next {
+    Next::After(pause, job(node, id, step))
+}

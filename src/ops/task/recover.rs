@@ -1,0 +1,202 @@
+//! Finds every task again: after a restart from the records, after a lost event stream from the
+//! Engine. Level-triggered: it only looks at what is and raises flags, so it may run at any time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::container::{Essentials, LABEL_NODE, is_ours};
+use super::execute::post_start;
+use crate::docker::{ContainerState, ContainerSummary, DockerError, EngineEvent, Removal, Volumes};
+use crate::metrics;
+use crate::model::ids::TaskId;
+use crate::model::phase::{Phase, Wanted};
+use crate::model::placement::Placement;
+use crate::model::task::{ContainerTrace, Report, TaskRecord, TaskSpec, Times};
+use crate::ops::node::{Exit, lock};
+use crate::ops::{Node, network};
+
+/// Sets every live record going again after a start of ours. Needs no Engine: what needs one waits
+/// on its lane.
+pub fn resume_all(node: &Arc<Node>) {
+    for record in node.tasks.live(|record| Some(record.clone())) {
+        let id = record.spec.id;
+        if !record.reports.is_empty() {
+            node.outbox.notify(id);
+        }
+        nudge(node, &record);
+    }
+}
+
+/// An event of the Engine: sets flags only, the lanes do the rest.
+pub fn engine_event(node: &Node, event: EngineEvent) {
+    match event {
+        // A full queue: one is asked for already.
+        EngineEvent::Connected => drop(node.reconcile_wanted.try_send(())),
+        EngineEvent::Lost { .. } => {}
+        EngineEvent::Ended { name, exit_code, at, labels, .. } => {
+            let id = TaskId::from_task_container(&name);
+            let Some(id) = id.filter(|_| is_ours(&node.settings, &labels)) else { return };
+            let told = node.tasks.note(id, |record| record.end_is_told).unwrap_or(false);
+            let exit = match exit_code.filter(|_| told) {
+                Some(code) => Exit::Told { code, at: at.into() },
+                None => Exit::Found,
+            };
+            lock(&node.exits).insert(id, exit);
+            node.lanes.raise(id);
+        }
+    }
+}
+
+/// Compares the records with what the Engine has, and raises the flag of every task that is not as
+/// recorded. Unknown containers are left alone; what is ours is known by label *and* name.
+///
+/// # Errors
+/// The Engine is away; nothing was concluded from that.
+pub fn reconcile(node: &Arc<Node>) -> Result<(), DockerError> {
+    if let Err(error) = network::ensure(node) {
+        log::warn!("network {}: {error}", node.settings.docker_network_name);
+    }
+    // Records first: a container made between the two looks is then no contradiction.
+    if lock(&node.engine_facts).is_none() {
+        let facts = node.engine.about()?;
+        log::info!("Docker Engine {} (API {}), {}", facts.version, facts.api, facts.storage_driver);
+        *lock(&node.engine_facts) = Some(facts);
+    }
+    let records = node.tasks.live(|record| Some(record.clone()));
+    let label = format!("{LABEL_NODE}={}", node.settings.node_id);
+    let mut found: BTreeMap<TaskId, ContainerSummary> = BTreeMap::new();
+    for container in node.engine.list_containers(&label)? {
+        let id = container.names.iter().find_map(|name| TaskId::from_task_container(name));
+        match id.filter(|_| is_ours(&node.settings, &container.labels)) {
+            Some(id) => {
+                found.insert(id, container);
+            }
+            None => log::debug!("{:?} carries our label but not our name", container.names),
+        }
+    }
+    for record in &records {
+        compare(node, record, found.remove(&record.spec.id).as_ref());
+    }
+    for (id, container) in found {
+        take_in(node, id, &container);
+    }
+    Ok(())
+}
+
+fn compare(node: &Arc<Node>, record: &TaskRecord, container: Option<&ContainerSummary>) {
+    let id = record.spec.id;
+    match (record.phase, container.map(|container| container.state)) {
+        (Phase::Running, Some(ContainerState::Paused)) => {
+            set_frozen(node, id, Phase::Running, Phase::Paused)
+        }
+        (Phase::Paused, Some(ContainerState::Running)) => {
+            set_frozen(node, id, Phase::Paused, Phase::Running)
+        }
+        (
+            Phase::Running | Phase::Paused,
+            Some(ContainerState::Running | ContainerState::Paused | ContainerState::Restarting),
+        ) => {}
+        (Phase::Running | Phase::Paused, _) => {
+            lock(&node.exits).entry(id).or_insert(Exit::Found);
+            node.lanes.raise(id);
+        }
+        (Phase::Accepted | Phase::Creating | Phase::Starting | Phase::Ended, _) => {}
+    }
+    nudge(node, record);
+}
+
+/// Somebody used the Engine behind our back; it is right (design law 3).
+fn set_frozen(node: &Node, id: TaskId, from: Phase, to: Phase) {
+    let changed = node.tasks.update(id, |record| {
+        if record.phase == from {
+            record.phase = to;
+        }
+    });
+    if let Err(error) = changed {
+        log::error!("task {id}: {error}");
+    }
+}
+
+/// Gives a task that nobody works on its next order or flag.
+fn nudge(node: &Arc<Node>, record: &TaskRecord) {
+    let id = record.spec.id;
+    match (record.phase, record.wanted) {
+        (Phase::Ended, _) | (_, Wanted::Killed | Wanted::Withdrawn) => node.lanes.raise(id),
+        (Phase::Accepted | Phase::Creating | Phase::Starting, Wanted::Run) => {
+            if !node.lanes.holds(id) {
+                post_start(node, record);
+            }
+        }
+        (Phase::Running | Phase::Paused, Wanted::Run) => {}
+    }
+}
+
+/// A container of ours without a live record.
+fn take_in(node: &Arc<Node>, id: TaskId, container: &ContainerSummary) {
+    if node.tasks.get(id).is_some() {
+        return; // accepted while we looked
+    }
+    if node.tasks.is_over(id) {
+        log::info!("task {id}: is over; removing the container it left");
+        if let Err(error) =
+            node.engine.remove_container(&container.id, Removal::Forced, Volumes::Remove)
+        {
+            log::warn!("task {id}: {error}");
+        }
+        return;
+    }
+    let Some(essentials) = Essentials::from_labels(&container.labels) else {
+        log::warn!(
+            "container {:?} is ours but tells nothing about its task; left alone",
+            container.names
+        );
+        return;
+    };
+    let record = rebuilt(id, container, essentials, node.host.is_some());
+    log::warn!("task {id}: not in the state directory; rebuilt from its container");
+    metrics::RECORDS_REBUILT.up();
+    if let Err(error) = node.tasks.insert(record.clone()) {
+        log::error!("task {id}: {error}");
+        return;
+    }
+    node.outbox.notify(id);
+    compare(node, &record, Some(container));
+}
+
+/// The record of a task whose state directory is gone. It runs, or has run, so it can only be
+/// watched and reported.
+fn rebuilt(
+    id: TaskId,
+    container: &ContainerSummary,
+    essentials: Essentials,
+    has_host: bool,
+) -> TaskRecord {
+    let Essentials { accepted, image, logs } = essentials;
+    TaskRecord {
+        spec: TaskSpec {
+            id,
+            command: "(lost with the state directory)".to_owned(),
+            arguments: Vec::new(),
+            env: Vec::new(),
+            cores: None,
+            memory_bytes: None,
+            gpus: Vec::new(),
+            placement: Placement::Anywhere,
+            cpuset: None,
+            image,
+            working_dir: String::new(),
+            logs,
+            reserved_ip: None,
+        },
+        phase: Phase::Running,
+        wanted: Wanted::Run,
+        times: Times::accepted(accepted),
+        idempotency_key: None,
+        tunnel_secret: String::new(),
+        end_is_told: false,
+        container: ContainerTrace::Known(container.id.clone()),
+        outcome: None,
+        reports: if has_host { vec![Report::Running] } else { Vec::new() },
+        notes: vec!["rebuilt from its container: the state directory was lost".to_owned()],
+    }
+}

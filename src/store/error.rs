@@ -1,0 +1,45 @@
+//! What can go wrong with the state directory.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use crate::model::ids::TaskId;
+
+/// A record could not be read or made durable.
+#[derive(Debug)]
+pub enum StoreError {
+    /// A record of this id exists.
+    Exists(TaskId),
+    /// No record of this id.
+    Missing(TaskId),
+    /// The file system said no; what was in memory is unchanged.
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+    /// The file is no record.
+    Broken { path: PathBuf, source: serde_json::Error },
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreError::Exists(id) => write!(f, "task {id} is known already"),
+            StoreError::Missing(id) => write!(f, "task {id} is not known"),
+            StoreError::Io { doing, path, source } => {
+                write!(f, "{doing} {}: {source}", path.display())
+            }
+            StoreError::Broken { path, source } => {
+                write!(f, "{} is no task record: {source}", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for StoreError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            StoreError::Io { source, .. } => Some(source),
+            StoreError::Broken { source, .. } => Some(source),
+            StoreError::Exists(_) | StoreError::Missing(_) => None,
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Durable files: a reader sees the old content or the new one, whatever dies when (design D6).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::error::StoreError;
+
+/// Suffix of a file that is being written. One that is found at start was never renamed: rubbish.
+pub const TEMPORARY_SUFFIX: &str = ".new";
+
+/// Writes `content` so that it is on disk, whole, when this returns: temporary file, fsync, rename,
+/// fsync of the directory.
+///
+/// # Errors
+/// The file system refused a step; the old content, if any, still stands.
+pub fn write_durably(path: &Path, content: &[u8]) -> Result<(), StoreError> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(TEMPORARY_SUFFIX);
+    let temporary = PathBuf::from(temporary);
+    let written = write_and_sync(&temporary, content)
+        .and_then(|()| fs::rename(&temporary, path))
+        .and_then(|()| sync_directory(path.parent().unwrap_or(Path::new("/"))));
+    written.map_err(|source| {
+        // On a full disk the half-written file is what stands in the way of the next try.
+        let _ = fs::remove_file(&temporary);
+        StoreError::Io { doing: "write", path: path.to_owned(), source }
+    })
+}
+
+/// Makes the names in `directory` durable.
+///
+/// # Errors
+/// The directory cannot be opened or synced.
+pub fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+fn write_and_sync(path: &Path, content: &[u8]) -> io::Result<()> {
+    // Records hold environments: nobody but us reads them.
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}

@@ -1,0 +1,15 @@
+//! The state directory: one JSON file per task, durable before an answer is given (design D6).
+//! Called by `ops`; knows nothing of the Engine or the host.
+//!
+//! ```text
+//! STATE_DIR/tasks/{id}.json    tasks that still need something
+//! STATE_DIR/ended/{id}.json    tasks that are over, told and cleaned up
+//! STATE_DIR/broken/…           files that are no records, set aside
+//! ```
+
+pub mod error;
+pub mod file;
+pub mod table;
+
+pub use error::StoreError;
+pub use table::Table;

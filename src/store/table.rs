@@ -1,0 +1,286 @@
+//! All live records in memory, each behind a lock of its own, and their files. Records that are
+//! over live in their files only.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use super::error::StoreError;
+use super::file::{self, TEMPORARY_SUFFIX};
+use crate::limits::{ENDED_RECORD_AGE_MAX, ENDED_RECORDS_MAX};
+use crate::metrics;
+use crate::model::ids::TaskId;
+use crate::model::task::TaskRecord;
+
+/// The records of this node.
+#[derive(Debug)]
+pub struct Table {
+    tasks: PathBuf,
+    ended: PathBuf,
+    broken: PathBuf,
+    live: Mutex<HashMap<TaskId, Arc<Entry>>>,
+}
+
+/// `None` only while an insert has not reached the disk, or after it failed.
+type Entry = Mutex<Option<TaskRecord>>;
+
+impl Table {
+    /// Opens the directory, making it if need be, and reads the live records. A file that is no
+    /// record is moved aside and counted, never a reason not to start (demands A12, A13).
+    ///
+    /// # Errors
+    /// The directory cannot be made or read.
+    pub fn open(state_dir: &Path) -> Result<Table, StoreError> {
+        let table = Table {
+            tasks: state_dir.join("tasks"),
+            ended: state_dir.join("ended"),
+            broken: state_dir.join("broken"),
+            live: Mutex::default(),
+        };
+        for directory in [&table.tasks, &table.ended, &table.broken] {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)
+                .map_err(|source| at("make", directory, source))?;
+        }
+        let names = fs::read_dir(&table.tasks).map_err(|e| at("read", &table.tasks, e))?;
+        for name in names {
+            let path = name.map_err(|e| at("read", &table.tasks, e))?.path();
+            table.take_in(&path)?;
+        }
+        Ok(table)
+    }
+
+    /// Adds a record. When this returns `Ok` it is on disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] for an id that is live or over; otherwise nothing was added.
+    pub fn insert(&self, record: TaskRecord) -> Result<(), StoreError> {
+        let id = record.spec.id;
+        if self.ended_file(id).exists() {
+            return Err(StoreError::Exists(id));
+        }
+        let entry: Arc<Entry> = Arc::default();
+        // Locked before it is visible: whoever finds it waits until the record is on disk.
+        let mut slot = lock(&entry);
+        {
+            let mut live = lock(&self.live);
+            if live.contains_key(&id) {
+                return Err(StoreError::Exists(id));
+            }
+            live.insert(id, Arc::clone(&entry));
+        }
+        match self.write(&record) {
+            Ok(()) => {
+                *slot = Some(record);
+                Ok(())
+            }
+            Err(error) => {
+                lock(&self.live).remove(&id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Changes a live record, durably if the change made a difference.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`], or the disk refused and the record is as it was.
+    pub fn update<R>(
+        &self,
+        id: TaskId,
+        change: impl FnOnce(&mut TaskRecord) -> R,
+    ) -> Result<R, StoreError> {
+        let entry = self.entry(id).ok_or(StoreError::Missing(id))?;
+        let mut slot = lock(&entry);
+        let current = slot.as_mut().ok_or(StoreError::Missing(id))?;
+        let mut next = current.clone();
+        let result = change(&mut next);
+        if next != *current {
+            self.write(&next)?;
+            *current = next;
+        }
+        Ok(result)
+    }
+
+    /// Changes a live record in memory; the change reaches the disk with the next `update`. Only
+    /// for what may be lost: that a report was acknowledged (it would be sent again), or a time.
+    pub fn note<R>(&self, id: TaskId, change: impl FnOnce(&mut TaskRecord) -> R) -> Option<R> {
+        let entry = self.entry(id)?;
+        let mut slot = lock(&entry);
+        slot.as_mut().map(change)
+    }
+
+    /// A copy of the live record.
+    pub fn get(&self, id: TaskId) -> Option<TaskRecord> {
+        let entry = self.entry(id)?;
+        let slot = lock(&entry);
+        slot.clone()
+    }
+
+    /// A copy of the record, live or over.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`], or the file of a task that is over cannot be read.
+    pub fn find(&self, id: TaskId) -> Result<TaskRecord, StoreError> {
+        if let Some(record) = self.get(id) {
+            return Ok(record);
+        }
+        let path = self.ended_file(id);
+        match fs::read(&path) {
+            Ok(content) => serde_json::from_slice(&content)
+                .map_err(|source| StoreError::Broken { path, source }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::Missing(id)),
+            Err(source) => Err(at("read", &path, source)),
+        }
+    }
+
+    /// Whether a task of this id is over.
+    pub fn is_over(&self, id: TaskId) -> bool {
+        self.ended_file(id).exists()
+    }
+
+    /// What `read` makes of each live record, in the order of ids.
+    pub fn live<R>(&self, mut read: impl FnMut(&TaskRecord) -> Option<R>) -> Vec<R> {
+        let mut entries: Vec<(TaskId, Arc<Entry>)> =
+            lock(&self.live).iter().map(|(id, entry)| (*id, Arc::clone(entry))).collect();
+        entries.sort_unstable_by_key(|(id, _)| *id);
+        entries.iter().filter_map(|(_, entry)| lock(entry).as_ref().and_then(&mut read)).collect()
+    }
+
+    /// How many records are live.
+    pub fn live_count(&self) -> usize {
+        lock(&self.live).len()
+    }
+
+    /// Takes a settled record out of memory. Its file moves in one step, so that a crash finds it in
+    /// one place or the other, never in neither.
+    ///
+    /// # Errors
+    /// The disk refused; the record stays live.
+    pub fn retire(&self, id: TaskId) -> Result<(), StoreError> {
+        let Some(entry) = self.entry(id) else { return Ok(()) };
+        let mut slot = lock(&entry);
+        let Some(record) = slot.as_ref().filter(|record| record.is_settled()) else {
+            return Ok(());
+        };
+        self.write(record)?;
+        let (from, to) = (self.live_file(id), self.ended_file(id));
+        fs::rename(&from, &to).map_err(|source| at("move", &from, source))?;
+        *slot = None;
+        drop(slot);
+        lock(&self.live).remove(&id);
+        Ok(())
+    }
+
+    /// The newest records that are over, newest first, at most `count_max`.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn newest_over(&self, count_max: usize) -> Result<Vec<TaskRecord>, StoreError> {
+        let mut files = self.ended_files()?;
+        files.truncate(count_max);
+        Ok(files.into_iter().filter_map(|(_, id)| self.find(id).ok()).collect())
+    }
+
+    /// Deletes records that are over beyond the newest `ENDED_RECORDS_MAX`, or too old.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn prune(&self) -> Result<usize, StoreError> {
+        let oldest = SystemTime::now().checked_sub(ENDED_RECORD_AGE_MAX);
+        let mut pruned = 0;
+        for (at, (modified, id)) in self.ended_files()?.into_iter().enumerate() {
+            if at >= ENDED_RECORDS_MAX || oldest.is_some_and(|oldest| modified < oldest) {
+                pruned += usize::from(fs::remove_file(self.ended_file(id)).is_ok());
+            }
+        }
+        Ok(pruned)
+    }
+
+    fn ended_files(&self) -> Result<Vec<(SystemTime, TaskId)>, StoreError> {
+        let names = fs::read_dir(&self.ended).map_err(|e| at("read", &self.ended, e))?;
+        let mut files: Vec<(SystemTime, TaskId)> = names
+            .filter_map(|entry| {
+                let entry = entry.ok()?;
+                let id = id_of(&entry.path())?;
+                Some((entry.metadata().ok()?.modified().ok()?, id))
+            })
+            .collect();
+        files.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(files)
+    }
+
+    fn take_in(&self, path: &Path) -> Result<(), StoreError> {
+        if path.to_string_lossy().ends_with(TEMPORARY_SUFFIX) {
+            return fs::remove_file(path).map_err(|source| at("remove", path, source));
+        }
+        let record =
+            fs::read(path).map_err(|source| at("read", path, source)).and_then(|content| {
+                serde_json::from_slice::<TaskRecord>(&content)
+                    .map_err(|source| StoreError::Broken { path: path.to_owned(), source })
+            });
+        match record {
+            Ok(record) if id_of(path) == Some(record.spec.id) => {
+                lock(&self.live).insert(record.spec.id, Arc::new(Mutex::new(Some(record))));
+            }
+            Ok(record) => {
+                log::error!("{}: holds task {}, set aside", path.display(), record.spec.id);
+                self.set_aside(path);
+            }
+            Err(error) => {
+                log::error!("{error}; set aside");
+                self.set_aside(path);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_aside(&self, path: &Path) {
+        metrics::RECORDS_BROKEN.up();
+        let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let aside =
+            self.broken.join(format!("{}-{name}", seconds.unwrap_or(Duration::ZERO).as_secs()));
+        if let Err(error) = fs::rename(path, &aside) {
+            log::error!("move {} to {}: {error}", path.display(), aside.display());
+        }
+    }
+
+    fn write(&self, record: &TaskRecord) -> Result<(), StoreError> {
+        let path = self.live_file(record.spec.id);
+        let content = serde_json::to_vec(record)
+            .map_err(|source| StoreError::Broken { path: path.clone(), source })?;
+        metrics::RECORD_WRITES.up();
+        file::write_durably(&path, &content)
+    }
+
+    fn entry(&self, id: TaskId) -> Option<Arc<Entry>> {
+        lock(&self.live).get(&id).cloned()
+    }
+
+    fn live_file(&self, id: TaskId) -> PathBuf {
+        self.tasks.join(format!("{id}.json"))
+    }
+
+    fn ended_file(&self, id: TaskId) -> PathBuf {
+        self.ended.join(format!("{id}.json"))
+    }
+}
+
+fn id_of(path: &Path) -> Option<TaskId> {
+    path.file_name()?.to_str()?.strip_suffix(".json")?.parse().ok()
+}
+
+fn at(doing: &'static str, path: &Path, source: io::Error) -> StoreError {
+    StoreError::Io { doing, path: path.to_owned(), source }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

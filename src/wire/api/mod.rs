@@ -1,0 +1,4 @@
+//! Bodies of our REST rows, read with the leniency and the error shape of contract 1.0.
+
+pub mod fields;
+pub mod tasks;
