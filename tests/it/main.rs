@@ -1,1 +1,3 @@
 //! Integration tests: the built runner against a real Docker Engine; fakes only for faults.
+
+mod cli;
