@@ -296,6 +296,9 @@ pub const CLI_ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a quiet log stream looks whether it is still wanted.
 pub const CLI_STREAM_TICK: Duration = Duration::from_millis(250);
 
+/// A log stream that is quiet for so long is opened anew: its peer may be gone without a word.
+pub const CLI_QUIET_PATIENCE: Duration = Duration::from_secs(60);
+
 /// How often `run` looks for signals. A person does not feel it.
 pub const CLI_SIGNAL_TICK: Duration = Duration::from_millis(50);
 

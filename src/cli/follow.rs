@@ -20,9 +20,10 @@ pub enum FollowError {
 }
 
 /// How one connection of a stream ended.
-enum Connection {
-    /// All is read that is there, or the runner left: the task's status tells which.
+enum Ending {
     Ended,
+    /// It broke, or was quiet for long.
+    Lost(ClientError),
     Stopped,
 }
 
@@ -75,10 +76,11 @@ fn follow_once(
     offset: &mut u64,
 ) -> Result<Progress, FollowError> {
     let mut body = runner.follow(id, stream, *offset).map_err(FollowError::Runner)?.body;
-    if let Connection::Stopped = copy(&mut body, sink, stop, offset)? {
+    if let Ending::Stopped = copy(&mut body, sink, stop, offset)? {
         return Ok(Progress::Done);
     }
-    // The stream ends by closing the connection, as a dying runner does: only the record tells.
+    // The stream ends by closing the connection, as a dying runner does, and a machine that is
+    // gone is as quiet as a task that has nothing to say: only the record tells.
     if !runner.task(id).map_err(FollowError::Runner)?.status.is_ended() {
         return Ok(Progress::Again);
     }
@@ -101,7 +103,9 @@ pub fn copy_rest(
     loop {
         let was = *offset;
         let mut body = runner.output(id, stream, *offset).map_err(FollowError::Runner)?.body;
-        copy(&mut body, sink, stop, offset)?;
+        if let Ending::Lost(error) = copy(&mut body, sink, stop, offset)? {
+            return Err(FollowError::Runner(error));
+        }
         // An answer may hold a part only.
         if *offset == was || stop.is_raised() {
             return Ok(());
@@ -114,19 +118,25 @@ fn copy(
     sink: &mut dyn Write,
     stop: &Stop,
     offset: &mut u64,
-) -> Result<Connection, FollowError> {
+) -> Result<Ending, FollowError> {
     let mut buffer = vec![0; limits::CLI_COPY_BYTES];
+    let mut last = Instant::now();
     loop {
         match body.read(&mut buffer) {
-            Ok(0) => return Ok(Connection::Ended),
+            Ok(0) => return Ok(Ending::Ended),
             Ok(count) => {
                 sink.write_all(&buffer[..count]).map_err(FollowError::Sink)?;
                 sink.flush().map_err(FollowError::Sink)?;
                 *offset += count as u64;
+                last = Instant::now();
             }
-            Err(error) if is_quiet(&error) && stop.is_raised() => return Ok(Connection::Stopped),
+            Err(error) if is_quiet(&error) && stop.is_raised() => return Ok(Ending::Stopped),
+            Err(error) if is_quiet(&error) && last.elapsed() > limits::CLI_QUIET_PATIENCE => {
+                let after = limits::CLI_QUIET_PATIENCE;
+                return Ok(Ending::Lost(ClientError::TimedOut { after }));
+            }
             Err(error) if is_quiet(&error) => (),
-            Err(_) => return Ok(Connection::Ended),
+            Err(source) => return Ok(Ending::Lost(ClientError::Broken { source })),
         }
     }
 }

@@ -7,3 +7,5 @@ mod engine;
 mod engine_faults;
 mod kit;
 mod kit_selftest;
+
+mod cli;

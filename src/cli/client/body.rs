@@ -3,13 +3,13 @@
 use std::io::{self, Read};
 use std::time::Duration;
 
-use super::wire::Wire;
+use super::connection::Connection;
 use crate::limits;
 
 /// A body that is read as it comes.
 #[derive(Debug)]
 pub struct Body {
-    wire: Wire,
+    connection: Connection,
     framing: Framing,
 }
 
@@ -28,12 +28,12 @@ pub(super) enum Framing {
 }
 
 impl Body {
-    pub(super) fn new(wire: Wire, framing: Framing) -> Body {
-        Body { wire, framing }
+    pub(super) fn new(connection: Connection, framing: Framing) -> Body {
+        Body { connection, framing }
     }
 
     pub(super) fn read_in_ticks(&mut self, tick: Duration) {
-        self.wire.read_in_ticks(tick);
+        self.connection.read_in_ticks(tick);
     }
 
     /// All of it, up to `CLI_ANSWER_BYTES_MAX`.
@@ -49,7 +49,7 @@ impl Body {
     /// Reads at most `left` bytes; the end of the connection is too early then.
     fn read_counted(&mut self, into: &mut [u8], left: u64) -> io::Result<usize> {
         let most = into.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        match self.wire.read(&mut into[..most])? {
+        match self.connection.read(&mut into[..most])? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             count => Ok(count),
         }
@@ -57,7 +57,7 @@ impl Body {
 
     /// The size of the next chunk; `None` behind the last one.
     fn next_chunk(&mut self) -> io::Result<Option<u64>> {
-        let line = self.wire.read_line(limits::CLI_CHUNK_LINE_BYTES_MAX)?;
+        let line = self.connection.read_line(limits::CLI_CHUNK_LINE_BYTES_MAX)?;
         let digits = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
         let digits = std::str::from_utf8(digits).map_err(|_| io::ErrorKind::InvalidData)?;
         let size = u64::from_str_radix(digits, 16).map_err(|_| io::ErrorKind::InvalidData)?;
@@ -78,9 +78,9 @@ impl Read for Body {
                     self.framing = Framing::Length(left - count as u64);
                     return Ok(count);
                 }
-                Framing::UntilClose => return self.wire.read(into),
+                Framing::UntilClose => return self.connection.read(into),
                 Framing::ChunkEnd => {
-                    self.wire.read_line(limits::CLI_CHUNK_LINE_BYTES_MAX)?;
+                    self.connection.read_line(limits::CLI_CHUNK_LINE_BYTES_MAX)?;
                     self.framing = Framing::Chunked { left: 0 };
                 }
                 Framing::Chunked { left: 0 } => match self.next_chunk()? {

@@ -2,8 +2,8 @@
 //! commands to talk to a runner, and by `doctor` to talk to the Engine. Every call has a deadline.
 
 mod body;
+mod connection;
 mod error;
-mod wire;
 
 use std::io;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ pub use error::ClientError;
 
 use crate::limits;
 use crate::model::settings::Token;
-use wire::Wire;
+use connection::Connection;
 
 /// Where a peer listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,15 +85,15 @@ impl Client {
     }
 
     fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<Answer, ClientError> {
-        let mut wire = Wire::connect(&self.target, limits::CLI_CONNECT_PATIENCE)
+        let mut connection = Connection::connect(&self.target, limits::CLI_CONNECT_PATIENCE)
             .map_err(|source| ClientError::Connect { target: self.target.clone(), source })?;
-        wire.read_until(self.patience);
+        connection.read_until(self.patience);
         let broken = |source| ClientError::from_io(source, self.patience);
-        wire.send(&self.request(method, path, body)).map_err(broken)?;
-        wire.send(body.unwrap_or_default()).map_err(broken)?;
-        wire::read_head(wire, method).map_err(|fault| match fault {
-            wire::HeadFault::Io(source) => broken(source),
-            wire::HeadFault::NotHttp => ClientError::NotHttp { target: self.target.clone() },
+        connection.send(&self.request(method, path, body)).map_err(broken)?;
+        connection.send(body.unwrap_or_default()).map_err(broken)?;
+        connection::read_head(connection, method).map_err(|fault| match fault {
+            connection::HeadFault::Io(source) => broken(source),
+            connection::HeadFault::NotHttp => ClientError::NotHttp { target: self.target.clone() },
         })
     }
 

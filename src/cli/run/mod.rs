@@ -71,12 +71,13 @@ fn attend(runner: &Runner, id: TaskId, signals: &Signals, timings: bool) -> Resu
     let stop = Stop::new();
     let progress = Arc::new(ProgressLine::on_stderr());
     let copies = start_copies(runner, id, &stop, &progress).map_err(Failure::Output)?;
-    let leaving = watch(runner, id, signals, &copies, &progress);
+    let watched = watch(runner, id, signals, &copies, &progress);
     stop.raise();
     progress.clear();
-    let leaving = match leaving? {
+    let leaving = match watched? {
         Watched::Ended => None,
-        Watched::Left(code) => Some(code),
+        Watched::Killed(code) => Some(code),
+        Watched::Left(code) => return Ok(code),
     };
     let task = outcome(runner, id);
     if let Ok(task) = &task {
@@ -147,7 +148,10 @@ impl Write for Sink {
 enum Watched {
     /// All output is shown.
     Ended,
-    /// We leave with this code: a signal came, or nobody reads our output.
+    /// All output is shown of a task that we killed, to end with this code: a signal came, or
+    /// nobody reads our output.
+    Killed(u8),
+    /// We end with this code and wait for nothing more.
     Left(u8),
 }
 
@@ -169,13 +173,12 @@ fn watch(
                 open -= 1;
                 leaving.get_or_insert_with(|| leave(runner, id, READER_LEFT));
             }
-            Ok(Err(FollowError::Runner(error))) => {
+            Ok(Err(error)) => {
                 say(&format!(
                     "task {id} is left to itself; `river-runner logs -f {id}` follows it"
                 ));
                 return Err(error.into());
             }
-            Ok(Err(FollowError::Sink(error))) => return Err(Failure::Output(error)),
             Err(RecvTimeoutError::Timeout) => (),
             Err(RecvTimeoutError::Disconnected) => break,
         }
@@ -196,7 +199,7 @@ fn watch(
             next_look = look(runner, id, progress);
         }
     }
-    Ok(leaving.map_or(Watched::Ended, |(code, _)| Watched::Left(code)))
+    Ok(leaving.map_or(Watched::Ended, |(code, _)| Watched::Killed(code)))
 }
 
 /// Kills the task because we leave with `code`; until when its end is awaited.

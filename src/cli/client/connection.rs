@@ -18,7 +18,7 @@ use crate::limits;
 
 /// An open connection and the bytes that came before they were asked for.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct Connection {
     stream: Stream,
     patience: Patience,
     buffer: Vec<u8>,
@@ -36,14 +36,14 @@ pub(super) enum HeadFault {
     NotHttp,
 }
 
-impl Wire {
-    pub fn connect(target: &Target, patience: Duration) -> io::Result<Wire> {
+impl Connection {
+    pub fn connect(target: &Target, patience: Duration) -> io::Result<Connection> {
         let stream = match target {
             Target::Unix(path) => Stream::Unix(connect_unix(path, patience)?),
             Target::Tcp { host, port } => Stream::Tcp(connect_tcp(host, *port, patience)?),
         };
         let patience = Patience::Tick(patience);
-        Ok(Wire { stream, patience, buffer: Vec::new() })
+        Ok(Connection { stream, patience, buffer: Vec::new() })
     }
 
     /// From now on all reads together may take `patience`.
@@ -157,24 +157,26 @@ fn connect_tcp(host: &str, port: u16, patience: Duration) -> io::Result<TcpStrea
     Err(last)
 }
 
-/// Reads status and headers; the body stays on the wire.
-pub(super) fn read_head(mut wire: Wire, method: &str) -> Result<Answer, HeadFault> {
+/// Reads status and headers; the body stays on the connection.
+pub(super) fn read_head(mut connection: Connection, method: &str) -> Result<Answer, HeadFault> {
     loop {
         let mut headers = [httparse::EMPTY_HEADER; limits::CLI_HEADERS_MAX];
         let mut head = httparse::Response::new(&mut headers);
-        match head.parse(&wire.buffer) {
+        match head.parse(&connection.buffer) {
             Err(_) => return Err(HeadFault::NotHttp),
-            Ok(httparse::Status::Partial) if wire.buffer.len() > limits::CLI_HEAD_BYTES_MAX => {
+            Ok(httparse::Status::Partial)
+                if connection.buffer.len() > limits::CLI_HEAD_BYTES_MAX =>
+            {
                 return Err(HeadFault::NotHttp);
             }
-            Ok(httparse::Status::Partial) => wire.fill().map_err(HeadFault::Io)?,
+            Ok(httparse::Status::Partial) => connection.fill().map_err(HeadFault::Io)?,
             Ok(httparse::Status::Complete(length)) => {
                 let status = head.code.ok_or(HeadFault::NotHttp)?;
                 let framing = framing(head.headers, method, status).ok_or(HeadFault::NotHttp)?;
-                wire.buffer.drain(..length);
+                connection.buffer.drain(..length);
                 // 100 Continue and its like only announce the real answer.
                 if status >= 200 {
-                    return Ok(Answer { status, body: Body::new(wire, framing) });
+                    return Ok(Answer { status, body: Body::new(connection, framing) });
                 }
             }
         }
