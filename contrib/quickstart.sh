@@ -83,6 +83,11 @@ free_port() {
 
 start_runner() {
     mkdir "$DIR"/{state,shared,local}
+    # The Engine chooses addresses that nothing on this machine uses; the runner uses them as they are.
+    docker network create "$NETWORK" >/dev/null
+    local subnet gateway
+    subnet=$(docker network inspect --format '{{(index .IPAM.Config 0).Subnet}}' "$NETWORK")
+    gateway=$(docker network inspect --format '{{(index .IPAM.Config 0).Gateway}}' "$NETWORK")
     cat >"$DIR/runner.toml" <<TOML
 runner_bind_ip = "127.0.0.1"
 runner_port = $PORT
@@ -93,8 +98,8 @@ shared_dir = "$DIR/shared"
 local_temp_dir = "$DIR/local"
 api_socket = ""
 docker_network_name = "$NETWORK"
-docker_network_subnet = "10.213.78.0/24"
-docker_network_gateway = "10.213.78.1"
+docker_network_subnet = "$subnet"
+docker_network_gateway = "$gateway"
 TOML
     target/dist/river-runner serve --config "$DIR/runner.toml" >"$DIR/runner.log" 2>&1 &
     RUNNER_PID=$!

@@ -8,7 +8,7 @@ use clap::Args;
 use super::failure::Failure;
 use super::print;
 use super::reach::{ConfigPath, Reach};
-use super::runner::Task;
+use super::runner::{Task, Which};
 
 #[derive(Args, Clone, Debug)]
 pub struct PsArguments {
@@ -30,10 +30,11 @@ const COMMAND_LETTERS_MAX: usize = 50;
 /// Prints the tasks, newest first.
 pub fn ps(arguments: &PsArguments, path: &ConfigPath) -> Result<ExitCode, Failure> {
     let runner = arguments.reach.runner(path)?;
+    let which = if arguments.all { Which::All } else { Which::Live };
     if arguments.json {
-        return print(&format!("{:#}\n", runner.tasks_json()?));
+        return print(&format!("{:#}\n", runner.tasks_json(which)?));
     }
-    let mut tasks = runner.tasks()?;
+    let mut tasks = runner.tasks(which)?;
     tasks.retain(|task| arguments.all || !task.status.is_ended());
     tasks.sort_by(|one, other| other.phases.accepted.cmp(&one.phases.accepted));
     print(&table(&tasks))

@@ -95,6 +95,24 @@ pub enum Verb {
     Resume,
 }
 
+/// Which tasks a list has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Those that still need something.
+    Live,
+    /// The newest that are over as well.
+    All,
+}
+
+impl Which {
+    fn row(self) -> &'static str {
+        match self {
+            Which::Live => "/api/tasks",
+            Which::All => "/api/tasks?all=1",
+        }
+    }
+}
+
 impl Runner {
     /// # Errors
     /// As for all rows: the runner can't be reached, is late, or refuses.
@@ -112,13 +130,13 @@ impl Runner {
         self.0.post(&format!("/api/{}", verb.name()), &body).map(|_: IgnoredAny| ())
     }
 
-    pub fn tasks(&self) -> Result<Vec<Task>, ClientError> {
-        self.0.get("/api/tasks").map(|answer: Tasks| answer.tasks)
+    pub fn tasks(&self, which: Which) -> Result<Vec<Task>, ClientError> {
+        self.0.get(which.row()).map(|answer: Tasks| answer.tasks)
     }
 
     /// The list as the runner writes it, for other programs.
-    pub fn tasks_json(&self) -> Result<serde_json::Value, ClientError> {
-        self.0.get("/api/tasks")
+    pub fn tasks_json(&self, which: Which) -> Result<serde_json::Value, ClientError> {
+        self.0.get(which.row())
     }
 
     pub fn task(&self, id: TaskId) -> Result<Task, ClientError> {
