@@ -62,9 +62,6 @@ impl Table {
     /// [`StoreError::Exists`] for an id that is live or over; otherwise nothing was added.
     pub fn insert(&self, record: TaskRecord) -> Result<(), StoreError> {
         let id = record.spec.id;
-        if self.ended_file(id).exists() {
-            return Err(StoreError::Exists(id));
-        }
         let entry: Arc<Entry> = Arc::default();
         // Locked before it is visible: whoever finds it waits until the record is on disk.
         let mut slot = lock(&entry);
@@ -75,16 +72,15 @@ impl Table {
             }
             live.insert(id, Arc::clone(&entry));
         }
-        match self.write(&record) {
-            Ok(()) => {
-                *slot = Some(record);
-                Ok(())
-            }
-            Err(error) => {
-                lock(&self.live).remove(&id);
-                Err(error)
-            }
+        // Looked at while the place in the map is ours: `retire` moves the file first and leaves
+        // the map after, so an id that is over is seen in one of the two.
+        let written =
+            if self.is_over(id) { Err(StoreError::Exists(id)) } else { self.write(&record) };
+        match written {
+            Ok(()) => *slot = Some(record),
+            Err(_) => drop(lock(&self.live).remove(&id)),
         }
+        written
     }
 
     /// Changes a live record, durably if the change made a difference.

@@ -108,12 +108,16 @@ fn image_answered(node: &Arc<Node>, id: TaskId, result: ImageResult) -> Next {
         }
     };
     let noted = node.tasks.note(id, |record| {
+        if record.phase != Phase::Accepted || record.wanted != Wanted::Run {
+            return None;
+        }
         record.times.image_ready.get_or_insert(Stamp::now());
         record.end_is_told = !image.labels.contains_key(EXIT_CODE_LABEL);
         record.notes.extend(note);
-        record.spec.logs.clone()
+        Some(record.spec.logs.clone())
     });
-    let Some(files) = noted else { return Next::Done };
+    // Killed meanwhile: then nothing is made for it any more.
+    let Some(files) = noted.flatten() else { return settle(node, id) };
     node.events.note(id, "image_ready");
     let owner = Owner::of_image(&image.user, user_shift(node));
     let node = Arc::clone(node);

@@ -33,6 +33,7 @@ pub fn settle(node: &Arc<Node>, id: TaskId) -> Next {
         return Next::Done;
     };
     if record.phase == Phase::Ended {
+        lock(&node.exits).remove(&id);
         return clean_up(node, &record);
     }
     let exit = lock(&node.exits).get(&id).copied();
@@ -226,9 +227,6 @@ fn end(
         record.clone()
     })?;
     lock(&node.exits).remove(&id);
-    if let Some(first_writes) = &node.first_writes {
-        first_writes.forget(id);
-    }
     metrics::TASKS_ENDED.up();
     node.events.note(id, outcome.status.word());
     node.outbox.notify(id);
@@ -262,6 +260,10 @@ fn clean_up(node: &Arc<Node>, record: &TaskRecord) -> Next {
         }
         // In memory: after a crash the Engine says 404 to the same call.
         node.tasks.note(id, |record| record.container = ContainerTrace::Removed);
+    }
+    // Not sooner: what the task wrote just before its end is told a moment after.
+    if let Some(first_writes) = &node.first_writes {
+        first_writes.forget(id);
     }
     match node.tasks.retire(id) {
         Ok(()) => Next::Done,
