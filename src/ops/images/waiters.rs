@@ -54,7 +54,8 @@ impl Images {
             return None;
         }
         in_flight.insert(reference.to_owned(), InFlight::default());
-        Some(Lead { node: Arc::clone(node), reference: reference.to_owned() })
+        let (node, reference) = (Arc::clone(node), reference.to_owned());
+        Some(Lead { node, reference, is_finished: false })
     }
 
     /// Waits for the one who leads; gives the waiter back when nobody does.
@@ -74,10 +75,14 @@ impl Images {
 pub(super) struct Lead {
     node: Arc<Node>,
     reference: String,
+    is_finished: bool,
 }
 
 impl Lead {
-    pub fn finish(self, result: ImageResult) -> ImageResult {
+    /// Hands the result to all who wait, and back.
+    pub fn finish(mut self, result: ImageResult) -> ImageResult {
+        // From here on the place in the map may be somebody else's.
+        self.is_finished = true;
         for waiter in self.take_waiters() {
             waiter(Some(result.clone()));
         }
@@ -92,8 +97,10 @@ impl Lead {
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        for waiter in self.take_waiters() {
-            waiter(None);
+        if !self.is_finished {
+            for waiter in self.take_waiters() {
+                waiter(None);
+            }
         }
     }
 }
