@@ -67,9 +67,6 @@ pub const HTTP_PARKED_SLOW_DEADLINE: Duration = Duration::from_secs(60 * 60);
 pub const HTTP_LINGER: Duration = Duration::from_secs(2);
 /// And for this many bytes.
 pub const HTTP_LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// An otherwise idle worker waits this long for the next request of the connection it answered:
-/// a round trip over loopback is 0.05 ms, and a pass through the door costs two thread switches.
-pub const HTTP_POLL: Duration = Duration::from_micros(300);
 /// The door looks for passed deadlines this often while anybody is connected.
 pub const HTTP_SWEEP: Duration = Duration::from_millis(500);
 /// Streams open at a time; each is a thread.

@@ -1,10 +1,15 @@
 //! The bounded queue before the workers. Two paces, so that urgent work finds a worker when all
-//! ordinary ones are stuck; the worker that rested last goes first, its caches still warm. A job is
-//! handed to one worker by name, so that no wake-up is lost or spent on two.
+//! ordinary ones are stuck. A worker with nothing to do *leans*: it waits at the connection it has
+//! just answered, for as long as nobody else needs it. A job is handed to one worker by name and
+//! that worker's bell rung, so that no wake-up is lost or spent on two.
 
 use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::limits::HTTP_LINE_MAX;
 
@@ -24,7 +29,8 @@ pub(super) struct Worker(pub usize);
 #[derive(Debug)]
 pub(super) struct Line<J> {
     state: Mutex<State<J>>,
-    bells: Vec<Condvar>,
+    /// One per worker, rung when it was handed a job, and at the end.
+    bells: Vec<EventFd>,
     reserved: usize,
     /// Jobs that wait, readable without the lock.
     waiting: AtomicUsize,
@@ -34,46 +40,61 @@ pub(super) struct Line<J> {
 struct State<J> {
     ordinary: VecDeque<J>,
     urgent: VecDeque<J>,
-    idle_ordinary: Vec<Worker>,
+    // The last to rest is the first to be called: its caches are warm.
+    idle: Vec<Worker>,
     idle_reserved: Vec<Worker>,
-    /// What an idle worker was given.
+    leaning: Vec<Worker>,
+    /// What a resting worker was handed.
     hands: Vec<Option<J>>,
     closed: bool,
 }
 
+impl<J> State<J> {
+    /// A worker without work, out of its list.
+    fn call(&mut self, lane: Lane) -> Option<Worker> {
+        let idle = self.idle.pop().or_else(|| self.leaning.pop());
+        match lane {
+            Lane::Ordinary => idle,
+            Lane::Urgent => idle.or_else(|| self.idle_reserved.pop()),
+        }
+    }
+}
+
 impl<J> Line<J> {
     /// A line before `workers`, the first `reserved` of which serve urgent jobs only.
-    pub fn new(workers: usize, reserved: usize) -> Line<J> {
+    ///
+    /// # Errors
+    /// The operating system has no descriptors for the bells.
+    pub fn new(workers: usize, reserved: usize) -> io::Result<Line<J>> {
         let state = State {
             ordinary: VecDeque::new(),
             urgent: VecDeque::new(),
-            idle_ordinary: Vec::with_capacity(workers),
+            idle: Vec::with_capacity(workers),
             idle_reserved: Vec::with_capacity(reserved),
+            leaning: Vec::with_capacity(workers),
             hands: (0..workers).map(|_| None).collect(),
             closed: false,
         };
-        Line {
+        let bells = (0..workers).map(|_| EventFd::from_flags(EfdFlags::EFD_CLOEXEC));
+        Ok(Line {
             state: Mutex::new(state),
-            bells: (0..workers).map(|_| Condvar::new()).collect(),
+            bells: bells.collect::<nix::Result<_>>()?,
             reserved,
             waiting: AtomicUsize::new(0),
-        }
+        })
     }
 
-    /// Gives `job` to an idle worker or lets it wait. It comes back when the line is full or closed.
+    /// Hands `job` to a resting worker or lets it wait. It comes back when the line is full or
+    /// closed.
     pub fn push(&self, job: J, lane: Lane) -> Result<(), J> {
         let mut state = self.state();
         if state.closed {
             return Err(job);
         }
-        let idle = match (state.idle_ordinary.pop(), lane) {
-            (None, Lane::Urgent) => state.idle_reserved.pop(),
-            (idle, Lane::Ordinary | Lane::Urgent) => idle,
-        };
-        if let Some(worker) = idle {
+        if let Some(worker) = state.call(lane) {
             state.hands[worker.0] = Some(job);
             drop(state);
-            self.bells[worker.0].notify_one();
+            self.ring(worker);
             return Ok(());
         }
         let jobs = match lane {
@@ -91,26 +112,60 @@ impl<J> Line<J> {
     /// The next job for `worker`, which waits for it. `None` when the line is closed and empty.
     pub fn next(&self, worker: Worker) -> Option<J> {
         let mut state = self.state();
-        let ordinary = worker.0 >= self.reserved;
         let mut job = state.urgent.pop_front();
-        if ordinary && job.is_none() {
+        if job.is_none() && !self.is_reserved(worker) {
             job = state.ordinary.pop_front();
         }
         if job.is_some() {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return job;
         }
-        let idle = if ordinary { &mut state.idle_ordinary } else { &mut state.idle_reserved };
-        idle.push(worker);
-        loop {
+        if self.is_reserved(worker) {
+            state.idle_reserved.push(worker);
+        } else {
+            state.idle.push(worker);
+        }
+        while !state.closed {
+            drop(state);
+            self.hear(worker);
+            state = self.state();
             if let Some(job) = state.hands[worker.0].take() {
                 return Some(job);
             }
-            if state.closed {
-                return None;
-            }
-            state = self.bells[worker.0].wait(state).unwrap_or_else(|poison| poison.into_inner());
         }
+        state.hands[worker.0].take()
+    }
+
+    /// Lets `worker` wait elsewhere, with an eye on its [`bell`](Line::bell), if it is not needed.
+    /// It must [`rise`](Line::rise) before anything else.
+    pub fn lean(&self, worker: Worker) -> bool {
+        let mut state = self.state();
+        let needed = state.closed
+            || self.is_reserved(worker)
+            || !state.urgent.is_empty()
+            || !state.ordinary.is_empty();
+        if !needed {
+            state.leaning.push(worker);
+        }
+        !needed
+    }
+
+    /// Readable when a leaning worker is needed.
+    pub fn bell(&self, worker: Worker) -> BorrowedFd<'_> {
+        self.bells[worker.0].as_fd()
+    }
+
+    /// Ends leaning, with the job that was handed over meanwhile.
+    pub fn rise(&self, worker: Worker) -> Option<J> {
+        let mut state = self.state();
+        if let Some(at) = state.leaning.iter().position(|leaning| *leaning == worker) {
+            state.leaning.swap_remove(at);
+            return None;
+        }
+        let job = state.hands[worker.0].take();
+        drop(state);
+        self.hear(worker);
+        job
     }
 
     /// Whether no job waits.
@@ -118,10 +173,26 @@ impl<J> Line<J> {
         self.waiting.load(Ordering::Relaxed) == 0
     }
 
+    /// Whether `worker` is kept for urgent jobs.
+    pub fn is_reserved(&self, worker: Worker) -> bool {
+        worker.0 < self.reserved
+    }
+
     /// Takes no more jobs. Those that wait are still done.
     pub fn close(&self) {
         self.state().closed = true;
-        self.bells.iter().for_each(Condvar::notify_one);
+        (0..self.bells.len()).for_each(|number| self.ring(Worker(number)));
+    }
+
+    fn ring(&self, worker: Worker) {
+        if let Err(error) = self.bells[worker.0].write(1) {
+            log::error!("worker {} can't be called: {error}", worker.0);
+        }
+    }
+
+    /// Waits for the bell and silences it.
+    fn hear(&self, worker: Worker) {
+        while self.bells[worker.0].read() == Err(nix::Error::EINTR) {}
     }
 
     fn state(&self) -> MutexGuard<'_, State<J>> {
@@ -137,7 +208,7 @@ mod test {
     const ORDINARY: Worker = Worker(1);
 
     fn line() -> Line<&'static str> {
-        Line::new(2, 1)
+        Line::new(2, 1).unwrap()
     }
 
     #[test]
@@ -170,6 +241,30 @@ mod test {
         let line = line();
         line.close();
         assert_eq!(line.push("late", Lane::Urgent), Err("late"));
+    }
+
+    #[test]
+    fn leaning_worker_is_called_when_it_is_needed_and_only_then() {
+        let line = line();
+        assert!(!line.lean(RESERVED));
+        assert!(line.lean(ORDINARY));
+        assert_eq!(line.rise(ORDINARY), None);
+        assert!(line.lean(ORDINARY));
+        line.push("list", Lane::Ordinary).unwrap();
+        assert_eq!(line.rise(ORDINARY), Some("list"));
+        line.push("next", Lane::Ordinary).unwrap();
+        assert!(!line.lean(ORDINARY));
+        assert_eq!(line.next(ORDINARY), Some("next"));
+    }
+
+    #[test]
+    fn leaning_worker_rises_at_the_end() {
+        let line = line();
+        assert!(line.lean(ORDINARY));
+        line.close();
+        assert_eq!(line.rise(ORDINARY), None);
+        assert!(!line.lean(ORDINARY));
+        assert_eq!(line.next(ORDINARY), None);
     }
 
     #[test]

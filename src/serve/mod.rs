@@ -135,7 +135,7 @@ impl Server {
         let workers = setup.workers.max(reserved + 1);
         let desk = Arc::new(Desk {
             lobby: Lobby::new(setup.patience.clone()).map_err(ServeError::System)?,
-            line: Line::new(workers, reserved),
+            line: Line::new(workers, reserved).map_err(ServeError::System)?,
             table: Table::of(routes),
             access: setup.access,
             patience: setup.patience,

@@ -2,23 +2,25 @@
 //! connection for as long as nobody else needs a worker. Started by the server; a handler that
 //! panics costs its caller a 500 and nobody else anything.
 
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use nix::poll::PollFlags;
+use nix::poll::{PollFd, PollFlags};
 
 use super::body::{self, Cut};
 use super::call::Call;
-use super::conn::Conn;
+use super::conn::{Conn, wait};
 use super::desk::{Desk, Job};
 use super::line::Worker;
+use super::lobby::Stage;
 use super::refusal::Refusal;
 use super::reply::{After, Answer, Manner, Reply};
 use super::route::{Pace, Route};
 use super::stream;
-use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_POLL, HTTP_WORKERS_RESERVED};
+use crate::limits::HTTP_HEAD_BYTES_MAX;
 use crate::metrics;
 
 /// Works until the line is closed and empty.
@@ -100,19 +102,28 @@ fn send(conn: Box<Conn>, reply: &Reply, manner: Manner, desk: &Desk) -> Option<B
     }
 }
 
-/// The next request of a connection that was just answered, if it is at hand and nobody waits.
+/// What the worker does next, with the connection it has just answered in hand: the connection's
+/// next request, or somebody else's.
 fn next_of(mut conn: Box<Conn>, desk: &Desk, worker: Worker, scratch: &mut [u8]) -> Option<Job> {
-    let reserved = worker.0 < HTTP_WORKERS_RESERVED;
-    if conn.read.is_empty() && !reserved && desk.line.is_quiet() && !desk.is_stopping() {
-        let soon = Instant::now() + HTTP_POLL;
-        if conn.socket.wait(PollFlags::POLLIN, soon).unwrap_or(false) {
-            if conn.receive(scratch).ok()? == 0 {
-                return None;
-            }
+    if conn.read.is_empty() && desk.line.lean(worker) {
+        // A deadline this far needs no timer interrupt of its own, which a short one does: that
+        // alone would cost a third of the throughput on a virtual machine.
+        let end = Instant::now() + desk.patience.idle;
+        let mut fds = [
+            PollFd::new(conn.socket.as_fd(), PollFlags::POLLIN),
+            PollFd::new(desk.line.bell(worker), PollFlags::POLLIN),
+        ];
+        let ready = wait(&mut fds, end);
+        if let Some(job) = desk.line.rise(worker) {
+            desk.lobby.seat(conn, Stage::Head, end);
+            return Some(job);
+        }
+        if !ready.ok()? || conn.receive(scratch).ok()? == 0 {
+            return None;
         }
     }
     let job = desk.advance(conn, None)?;
-    if reserved || !desk.line.is_quiet() {
+    if desk.line.is_reserved(worker) || !desk.line.is_quiet() {
         desk.enqueue(job);
         return None;
     }
