@@ -67,6 +67,8 @@ pub const HTTP_PARKED_SLOW_DEADLINE: Duration = Duration::from_secs(60 * 60);
 pub const HTTP_LINGER: Duration = Duration::from_secs(2);
 /// And for this many bytes.
 pub const HTTP_LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long every worker may be busy before the door reads requests in their place.
+pub const HTTP_HELP: Duration = Duration::from_millis(1);
 /// The door looks for passed deadlines this often while anybody is connected.
 pub const HTTP_SWEEP: Duration = Duration::from_millis(500);
 /// Streams open at a time; each is a thread.
