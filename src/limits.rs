@@ -15,7 +15,7 @@ pub const STACK_BYTES: usize = 256 * 1024;
 pub const HTTP_WORKERS: usize = 8;
 /// Of those, the ones that serve urgent rows only: one for the host, one for an operator.
 pub const HTTP_WORKERS_RESERVED: usize = 2;
-/// Whole requests waiting for a worker, per pace; beyond it the caller is told 503 at once.
+/// Whole requests waiting, per pace, while all workers are busy; beyond it the caller is told 503.
 pub const HTTP_LINE_MAX: usize = 1024;
 /// Connections open at a time, half the usual 32,768 ephemeral ports of one caller.
 pub const HTTP_CONNECTIONS_MAX: usize = 16_384;

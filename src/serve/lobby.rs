@@ -147,23 +147,23 @@ impl Lobby {
         };
         let was_last = self.resting.fetch_sub(1, SeqCst) == 1;
         self.attended.fetch_add(1, SeqCst);
-        let seat = events[..count].first().and_then(|event| self.seat_of(event));
+        let seat = events[..count].first().and_then(|event| match event.data() {
+            KICK => {
+                // Somebody else may have been faster.
+                let _ = self.kick.read();
+                None
+            }
+            data => self.take(Token::from_event(data)),
+        });
         Rested { seat, was_last }
     }
 
     /// Connections that need somebody now, without waiting, one for each of `events` at most.
     pub fn stand_in(&self, events: &mut [EpollEvent]) -> Vec<Seat> {
         let count = self.epoll.wait(events, EpollTimeout::ZERO).unwrap_or(0);
-        events[..count].iter().filter_map(|event| self.seat_of(event)).collect()
-    }
-
-    fn seat_of(&self, event: &EpollEvent) -> Option<Seat> {
-        if event.data() == KICK {
-            // Somebody else may have been faster.
-            let _ = self.kick.read();
-            return None;
-        }
-        self.take(Token::from_event(event.data()))
+        // A kick is for a worker: taking it away could leave a job lying.
+        let seats = events[..count].iter().filter(|event| event.data() != KICK);
+        seats.filter_map(|event| self.take(Token::from_event(event.data()))).collect()
     }
 
     /// Wakes a resting worker, if there is one.
