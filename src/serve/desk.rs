@@ -87,6 +87,9 @@ pub(super) struct Desk {
     /// Whether the door has been asked to look after the lobby, and what wakes it for that.
     pub door_helps: AtomicBool,
     pub help_bell: EventFd,
+    /// Ordinary workers that are not on the bench, and how many of them are enough.
+    pub attending: AtomicUsize,
+    pub attending_enough: usize,
     /// Workers alive and streams open.
     pub workers: AtomicUsize,
     pub streams: AtomicUsize,

@@ -134,6 +134,9 @@ impl Door {
             self.attended = attended;
             return;
         }
+        if self.desk.line.call() {
+            return;
+        }
         for seat in self.desk.lobby.stand_in(events) {
             if let Some(job) = self.desk.attend(seat, &mut self.scratch) {
                 self.desk.enqueue(job);

@@ -1,6 +1,7 @@
 //! Requests that wait for a worker, in two bounded queues, so that urgent work is done when all
 //! ordinary workers are stuck. Usually empty: a worker that rests takes requests from the lobby
-//! itself, and the queues fill only when nobody rests.
+//! itself, and the queues fill only when nobody rests. Beside it the bench, for workers that are
+//! more than the machine has cores: each awake would only cost the others their turn.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -21,20 +22,31 @@ pub(super) struct Line<J> {
     jobs: Mutex<Jobs<J>>,
     /// For the reserved workers.
     urgent: Condvar,
+    /// For those on the bench.
+    call: Condvar,
 }
 
 #[derive(Debug)]
 struct Jobs<J> {
     ordinary: VecDeque<J>,
     urgent: VecDeque<J>,
+    /// Workers on the bench, and calls that none of them has heard yet.
+    benched: usize,
+    calls: usize,
     closed: bool,
 }
 
 impl<J> Line<J> {
     /// A line in which nobody stands.
     pub fn new() -> Line<J> {
-        let jobs = Jobs { ordinary: VecDeque::new(), urgent: VecDeque::new(), closed: false };
-        Line { jobs: Mutex::new(jobs), urgent: Condvar::new() }
+        let jobs = Jobs {
+            ordinary: VecDeque::new(),
+            urgent: VecDeque::new(),
+            benched: 0,
+            calls: 0,
+            closed: false,
+        };
+        Line { jobs: Mutex::new(jobs), urgent: Condvar::new(), call: Condvar::new() }
     }
 
     /// Lets `job` wait. It comes back when its queue is full or the line closed.
@@ -76,6 +88,28 @@ impl<J> Line<J> {
         }
     }
 
+    /// Sits an ordinary worker on the bench until it is called or the line closes.
+    pub fn bench(&self) {
+        let mut jobs = self.jobs();
+        jobs.benched += 1;
+        while jobs.calls == 0 && !jobs.closed {
+            jobs = self.call.wait(jobs).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        jobs.calls = jobs.calls.saturating_sub(1);
+    }
+
+    /// Calls a worker from the bench. False if nobody sits there.
+    pub fn call(&self) -> bool {
+        let mut jobs = self.jobs();
+        let somebody = jobs.benched > 0;
+        if somebody {
+            jobs.benched -= 1;
+            jobs.calls += 1;
+            self.call.notify_one();
+        }
+        somebody
+    }
+
     /// Whether no job waits.
     pub fn is_empty(&self) -> bool {
         let jobs = self.jobs();
@@ -86,6 +120,7 @@ impl<J> Line<J> {
     pub fn close(&self) {
         self.jobs().closed = true;
         self.urgent.notify_all();
+        self.call.notify_all();
     }
 
     fn jobs(&self) -> MutexGuard<'_, Jobs<J>> {
@@ -126,6 +161,23 @@ mod test {
         let line = Line::new();
         line.close();
         assert_eq!(line.push("late", Lane::Urgent), Err("late"));
+    }
+
+    #[test]
+    fn benched_worker_is_called_once_and_by_the_end() {
+        let line = Line::<()>::new();
+        assert!(!line.call());
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(|| line.bench());
+            while !line.call() {
+                std::thread::yield_now();
+            }
+            worker.join().unwrap();
+            assert!(!line.call());
+            let worker = scope.spawn(|| line.bench());
+            line.close();
+            worker.join().unwrap();
+        });
     }
 
     #[test]

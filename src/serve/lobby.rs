@@ -103,6 +103,8 @@ pub(super) struct Rested {
     pub seat: Option<Seat>,
     /// Nobody rests any more.
     pub was_last: bool,
+    /// The count of events taken, this one included.
+    pub attended: u64,
 }
 
 #[derive(Debug, Default)]
@@ -146,7 +148,7 @@ impl Lobby {
             self.epoll.wait(&mut events, EpollTimeout::NONE).unwrap_or(0)
         };
         let was_last = self.resting.fetch_sub(1, SeqCst) == 1;
-        self.attended.fetch_add(1, SeqCst);
+        let attended = self.attended.fetch_add(1, SeqCst) + 1;
         let seat = events[..count].first().and_then(|event| match event.data() {
             KICK => {
                 // Somebody else may have been faster.
@@ -155,7 +157,7 @@ impl Lobby {
             }
             data => self.take(Token::from_event(data)),
         });
-        Rested { seat, was_last }
+        Rested { seat, was_last, attended }
     }
 
     /// Connections that need somebody now, without waiting, one for each of `events` at most.

@@ -9,7 +9,7 @@
 //!                   └─────────────────────┘ kept alive, parked, rest of a request or an answer
 //! ```
 //!
-//! While every worker is busy the door reads the lobby's requests into the line, from which the
+//! While every worker is stuck the door reads the lobby's requests into the line, from which the
 //! reserved workers take the urgent ones.
 
 pub mod access;
@@ -32,6 +32,7 @@ pub mod stream;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -145,6 +146,8 @@ impl Server {
             stop_bell: bell().map_err(ServeError::System)?,
             door_helps: AtomicBool::new(false),
             help_bell: bell().map_err(ServeError::System)?,
+            attending: AtomicUsize::new(workers - limits::HTTP_WORKERS_RESERVED),
+            attending_enough: thread::available_parallelism().map_or(1, NonZero::get).max(2),
             workers: AtomicUsize::new(workers),
             streams: AtomicUsize::new(0),
         });

@@ -22,12 +22,18 @@ use crate::metrics;
 pub(super) fn work<C>(desk: &Arc<Desk>, routes: &'static [Route<C>], context: &Arc<C>) {
     // Only what is read is ever touched: for a usual request one page.
     let mut scratch = vec![0; HTTP_HEAD_BYTES_MAX];
+    let mut attended = 0;
     loop {
         let job = match desk.line.take() {
             Some(job) => Some(job),
             None if desk.is_stopping() => break,
             None => {
+                if is_one_too_many(desk, attended) {
+                    desk.line.bench();
+                    desk.attending.fetch_add(1, Ordering::SeqCst);
+                }
                 let rested = desk.lobby.rest(|| !desk.line.is_empty() || desk.is_stopping());
+                attended = rested.attended;
                 if rested.was_last {
                     desk.ask_for_help();
                 }
@@ -39,6 +45,14 @@ pub(super) fn work<C>(desk: &Arc<Desk>, routes: &'static [Route<C>], context: &A
         }
     }
     desk.workers.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// Whether this worker goes to the bench, which it has left when this is true: there are as many
+/// others as cores, and they are not stuck, for one of them has taken an event since this one did.
+fn is_one_too_many(desk: &Desk, attended: u64) -> bool {
+    let leave = |attending: usize| (attending > desk.attending_enough).then(|| attending - 1);
+    desk.lobby.attended() != attended
+        && desk.attending.fetch_update(Ordering::SeqCst, Ordering::SeqCst, leave).is_ok()
 }
 
 /// Works until the stop, on urgent requests that found no other worker.
