@@ -142,8 +142,6 @@ fn running_out_of_file_descriptors_is_survived() {
 #[test]
 fn parked_callers_that_hang_up_leave_nothing_behind() {
     let process = Process::start(1024);
-    process.assert_healthy();
-    eventually("the probe has gone", || process.descriptors() < 100);
     let before = process.descriptors();
     let parked: Vec<Client> = (0..100)
         .map(|_| {
