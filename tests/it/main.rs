@@ -5,5 +5,11 @@
 mod engine;
 /// The Engine room against Engines that hang, die and talk nonsense.
 mod engine_faults;
+/// A command task from its dispatch to its end: outcomes, reports, script, container, images.
+mod execute;
+/// Kill in every phase of a task.
+mod kill;
 mod kit;
 mod kit_selftest;
+/// Cores and NUMA nodes: what the Engine is asked for, and what is refused at the door.
+mod placement;
