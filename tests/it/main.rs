@@ -7,6 +7,8 @@ mod engine;
 mod engine_faults;
 /// A command task from its dispatch to its end: outcomes, reports, script, container, images.
 mod execute;
+/// Pause and resume at the real Engine.
+mod freeze;
 /// Kill in every phase of a task.
 mod kill;
 mod kit;
