@@ -121,6 +121,23 @@ fn kill_while_the_image_is_prepared_ends_the_task_without_a_container() {
 }
 
 #[test]
+fn kill_while_the_image_is_prepared_is_the_last_word_also_when_the_image_fails() {
+    let proxy = EngineProxy::start();
+    proxy.on("POST", "/images/create", Behaviour::Hang);
+    let daemon = Daemon::builder().engine(&proxy).start();
+    let nowhere = json!({ "registry_image": "127.0.0.1:1/river-test/nowhere:latest" });
+    let id = daemon.submit(&with(execute_body(&daemon, unique_id(), "true"), nowhere));
+    proxy.wait_held(1, SOON);
+    daemon.control("kill", id).expect(200);
+    proxy.release();
+    assert!(wait_until(SOON, || daemon.get("/api/tasks").json["count"] == 0));
+    assert_eq!(daemon.task(id)["status"], "killed");
+    let events = daemon.get("/api/events").text();
+    assert!(events.contains("killed") && !events.contains("failed"), "{events}");
+    assert!(!daemon.log_path(id, "").exists());
+}
+
+#[test]
 fn kill_during_a_create_that_the_engine_never_got_makes_no_running_container() {
     let proxy = EngineProxy::start();
     proxy.on("POST", "/containers/create", Behaviour::Hang);
