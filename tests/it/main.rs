@@ -14,5 +14,13 @@ mod engine;
 mod engine_faults;
 /// The fuzz target's property, as a seeded loop.
 mod fuzz_head;
+/// A command task from its dispatch to its end: outcomes, reports, script, container, images.
+mod execute;
+/// Pause and resume at the real Engine.
+mod freeze;
+/// Kill in every phase of a task.
+mod kill;
 mod kit;
 mod kit_selftest;
+/// Cores and NUMA nodes: what the Engine is asked for, and what is refused at the door.
+mod placement;

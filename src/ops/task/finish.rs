@@ -212,7 +212,8 @@ fn outcome_of(ending: &Ending) -> Outcome {
     Outcome { status, exit_code: Some(code), message: Some(message) }
 }
 
-/// Records the outcome, with the final report in the same write.
+/// Records the outcome, with the final report in the same write. The first outcome stands: a kill may
+/// have ended the task meanwhile.
 fn end(
     node: &Arc<Node>,
     id: TaskId,
@@ -220,13 +221,17 @@ fn end(
     exited: Option<Stamp>,
 ) -> Result<TaskRecord, StoreError> {
     let has_host = node.host.is_some();
-    let record = node.tasks.update(id, |record| {
-        if record.phase != Phase::Ended {
+    let (record, is_first) = node.tasks.update(id, |record| {
+        let is_first = record.phase != Phase::Ended;
+        if is_first {
             record.end(outcome.clone(), exited, Stamp::now(), has_host);
         }
-        record.clone()
+        (record.clone(), is_first)
     })?;
     lock(&node.exits).remove(&id);
+    if !is_first {
+        return Ok(record);
+    }
     metrics::TASKS_ENDED.up();
     node.events.note(id, outcome.status.word());
     node.outbox.notify(id);

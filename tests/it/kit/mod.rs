@@ -11,6 +11,7 @@ mod docker;
 mod engine;
 mod host;
 mod http;
+mod task;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +28,7 @@ pub use docker::{
 pub use engine::{Behaviour, Call, EngineProxy};
 pub use host::{Beat, FakeHost, Fault, REFUSED, Registration, Report, UPDATED, Verdict};
 pub use http::{Address, Response, call, exchange};
+pub use task::{task_container, with};
 
 /// A wait for something that is only a matter of scheduling: long enough for a loaded machine.
 pub const SOON: Duration = Duration::from_secs(20);
