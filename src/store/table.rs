@@ -2,12 +2,15 @@
 //! over live in their files only.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 
 use super::error::StoreError;
 use super::file::{self, TEMPORARY_SUFFIX};
@@ -19,6 +22,8 @@ use crate::model::task::TaskRecord;
 /// The records of this node.
 #[derive(Debug)]
 pub struct Table {
+    /// Held while we live: two runners on one directory would each end the other's tasks.
+    _lock: Flock<File>,
     tasks: PathBuf,
     ended: PathBuf,
     broken: PathBuf,
@@ -33,20 +38,18 @@ impl Table {
     /// record is moved aside and counted, never a reason not to start (demands A12, A13).
     ///
     /// # Errors
-    /// The directory cannot be made or read.
+    /// [`StoreError::InUse`] by another runner, or the directory cannot be made or read.
     pub fn open(state_dir: &Path) -> Result<Table, StoreError> {
+        make_directory(state_dir)?;
         let table = Table {
+            _lock: lock_directory(state_dir)?,
             tasks: state_dir.join("tasks"),
             ended: state_dir.join("ended"),
             broken: state_dir.join("broken"),
             live: Mutex::default(),
         };
         for directory in [&table.tasks, &table.ended, &table.broken] {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(directory)
-                .map_err(|source| at("make", directory, source))?;
+            make_directory(directory)?;
         }
         let names = fs::read_dir(&table.tasks).map_err(|e| at("read", &table.tasks, e))?;
         for name in names {
@@ -273,6 +276,22 @@ impl Table {
     }
 }
 
+fn make_directory(path: &Path) -> Result<(), StoreError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| at("make", path, source))
+}
+
+/// The kernel gives the lock back when we die, however we die; the file itself means nothing.
+fn lock_directory(state_dir: &Path) -> Result<Flock<File>, StoreError> {
+    let path = state_dir.join("lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.map_err(|source| at("open", &path, source))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => StoreError::InUse { path: state_dir.to_owned() },
+        errno => at("lock", &path, errno.into()),
+    })
+}
+
 fn id_of(path: &Path) -> Option<TaskId> {
     path.file_name()?.to_str()?.strip_suffix(".json")?.parse().ok()
 }
@@ -283,4 +302,19 @@ fn at(doing: &'static str, path: &Path, source: io::Error) -> StoreError {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn directory_of_a_living_table_is_refused_to_a_second() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = Table::open(directory.path()).unwrap();
+        let refused = Table::open(directory.path()).unwrap_err();
+        assert!(matches!(refused, StoreError::InUse { .. }), "{refused}");
+        drop(first);
+        Table::open(directory.path()).unwrap();
+    }
 }
