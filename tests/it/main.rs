@@ -7,5 +7,7 @@ mod cli;
 mod engine;
 /// The Engine room against Engines that hang, die and talk nonsense.
 mod engine_faults;
+/// What the runner tells its host, and what a host that is away, slow or wrong does to it: nothing.
+mod host;
 mod kit;
 mod kit_selftest;
