@@ -28,6 +28,8 @@ pub struct Table {
     ended: PathBuf,
     broken: PathBuf,
     live: Mutex<HashMap<TaskId, Arc<Entry>>>,
+    /// Why the last write failed; `None` after one that worked.
+    trouble: Mutex<Option<String>>,
 }
 
 /// `None` only while an insert has not reached the disk, or after it failed.
@@ -47,6 +49,7 @@ impl Table {
             ended: state_dir.join("ended"),
             broken: state_dir.join("broken"),
             live: Mutex::default(),
+            trouble: Mutex::default(),
         };
         for directory in [&table.tasks, &table.ended, &table.broken] {
             make_directory(directory)?;
@@ -174,7 +177,9 @@ impl Table {
         };
         self.write(record)?;
         let (from, to) = (self.live_file(id), self.ended_file(id));
-        fs::rename(&from, &to).map_err(|source| at("move", &from, source))?;
+        in_directory(&self.ended, || {
+            fs::rename(&from, &to).map_err(|source| at("move", &from, source))
+        })?;
         *slot = None;
         drop(slot);
         lock(&self.live).remove(&id);
@@ -260,7 +265,21 @@ impl Table {
         let content = serde_json::to_vec(record)
             .map_err(|source| StoreError::Broken { path: path.clone(), source })?;
         metrics::RECORD_WRITES.up();
-        file::write_durably(&path, &content)
+        let written = in_directory(&self.tasks, || file::write_durably(&path, &content));
+        let before = std::mem::replace(
+            &mut *lock(&self.trouble),
+            written.as_ref().err().map(ToString::to_string),
+        );
+        // The first only: what was refused is tried again every second, for every task.
+        if let (Err(error), None) = (&written, before) {
+            log::error!("{error}");
+        }
+        written
+    }
+
+    /// Why records can't be written now, if they can't.
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.trouble).clone()
     }
 
     fn entry(&self, id: TaskId) -> Option<Arc<Entry>> {
@@ -273,6 +292,20 @@ impl Table {
 
     fn ended_file(&self, id: TaskId) -> PathBuf {
         self.ended.join(format!("{id}.json"))
+    }
+}
+
+/// Does `act`, once more if `directory` was removed under us: what is in memory is still true.
+fn in_directory(
+    directory: &Path,
+    act: impl Fn() -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    match act() {
+        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            make_directory(directory)?;
+            act()
+        }
+        other => other,
     }
 }
 
