@@ -11,3 +11,5 @@ mod engine_faults;
 mod host;
 mod kit;
 mod kit_selftest;
+/// Deaths and restarts of the runner and the Engine; what is ours and what is not.
+mod restart;
