@@ -9,6 +9,8 @@ mod engine;
 mod engine_faults;
 /// What the runner tells its host, and what a host that is away, slow or wrong does to it: nothing.
 mod host;
+/// Images for tasks: tarballs, registries, and what a user reads when there is none.
+mod images;
 mod kit;
 mod kit_selftest;
 /// Deaths and restarts of the runner and the Engine; what is ours and what is not.
