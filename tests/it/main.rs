@@ -12,15 +12,21 @@ mod door;
 mod engine;
 /// The Engine room against Engines that hang, die and talk nonsense.
 mod engine_faults;
-/// The fuzz target's property, as a seeded loop.
-mod fuzz_head;
 /// A command task from its dispatch to its end: outcomes, reports, script, container, images.
 mod execute;
 /// Pause and resume at the real Engine.
 mod freeze;
+/// The fuzz target's property, as a seeded loop.
+mod fuzz_head;
+/// What the runner tells its host, and what a host that is away, slow or wrong does to it: nothing.
+mod host;
+/// Images for tasks: tarballs, registries, and what a user reads when there is none.
+mod images;
 /// Kill in every phase of a task.
 mod kill;
 mod kit;
 mod kit_selftest;
 /// Cores and NUMA nodes: what the Engine is asked for, and what is refused at the door.
 mod placement;
+/// Deaths and restarts of the runner and the Engine; what is ours and what is not.
+mod restart;
