@@ -209,6 +209,10 @@ pub const CPUS_MAX: usize = 8192;
 /// Files of sysfs and procfs are read up to here. `/proc/stat` of 8192 CPUs is below 1 MiB.
 pub const KERNEL_FILE_BYTES_MAX: u64 = 1024 * 1024;
 
+/// The kernel's log: a record is below 8 KiB by the kernel's own limit; a log is a few thousand.
+pub const KERNEL_LOG_RECORD_BYTES_MAX: usize = 8 * 1024;
+pub const KERNEL_LOG_RECORDS_MAX: usize = 100_000;
+
 // ── ops ──────────────────────────────────────────────────────────────────────────────────────
 
 /// Tasks that still need something: running, waiting, or untold to the host. About 16 kB each.
