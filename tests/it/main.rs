@@ -1,6 +1,8 @@
 //! Integration tests: the built runner against a real Docker Engine; fakes only for faults.
 //! `contrib/test.sh` prepares what they need: an Engine and the images of `tests/images`.
 
+/// Bad input: each fault is told in its place, and leaves nothing behind.
+mod bad_input;
 /// The command line as a user types it, against a fake runner.
 mod cli;
 /// The Engine room against the machine's own Engine.
@@ -13,5 +15,9 @@ mod host;
 mod images;
 mod kit;
 mod kit_selftest;
+/// What a runner keeps of tasks that are over.
+mod leaks;
 /// Deaths and restarts of the runner and the Engine; what is ours and what is not.
 mod restart;
+/// Rows of our own: health, metrics, tasks, logs, events; and what every answer has in common.
+mod rows;
