@@ -31,7 +31,7 @@ fn faults(answer: Response) -> Vec<Value> {
     for fault in &faults {
         assert!(fault["type"].is_string() && fault["msg"].is_string(), "{fault}");
         assert!(matches!(fault["loc"][0].as_str(), Some("body" | "path" | "query")), "{fault}");
-        assert!(fault.as_object().unwrap().contains_key("input"), "{fault}");
+        assert!(fault.as_object().expect("an object").contains_key("input"), "{fault}");
     }
     faults
 }
@@ -41,15 +41,15 @@ fn faults(answer: Response) -> Vec<Value> {
 fn only_fault(answer: Response) -> (String, Value) {
     let faults = faults(answer);
     assert_eq!(faults.len(), 1, "{faults:?}");
-    let place = faults[0]["loc"].as_array().unwrap()[1..].to_vec();
-    (faults[0]["type"].as_str().unwrap().to_owned(), place.into())
+    let place = faults[0]["loc"].as_array().expect("a list")[1..].to_vec();
+    (faults[0]["type"].as_str().expect("text").to_owned(), place.into())
 }
 
 /// Nothing of a refused task is on the node.
 #[track_caller]
 fn nothing_is_left(daemon: &Daemon) {
     assert_eq!(daemon.get("/api/tasks?all=1").expect(200).json["count"], 0);
-    assert_eq!(fs::read_dir(daemon.state_dir().join("tasks")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(daemon.state_dir().join("tasks")).expect("a directory").count(), 0);
     assert!(!daemon.shared_dir().join("logs").exists());
     assert!(daemon.containers().is_empty());
 }

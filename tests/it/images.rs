@@ -241,7 +241,7 @@ fn is_refused_by_name(make: fn(&Environment, &Daemon) -> PathBuf) {
     let id = environment.execute(&daemon, "true");
     let last = host.wait_final(id, SOON);
     assert_eq!((last.status.as_str(), last.exit_code), ("failed", None));
-    assert!(last.message.as_deref().unwrap().contains(&path), "{:?}", last.message);
+    assert!(last.message.as_deref().expect("a message").contains(&path), "{:?}", last.message);
     assert_eq!(host.accepted_of(id), ["pending", "failed"]);
     assert!(!image_exists(&environment.reference()));
 }
