@@ -7,8 +7,8 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::kit::{
-    Daemon, FakeHost, NETWORK_GATEWAY, Response, SOON, container, container_exists, control_body,
-    exchange, execute_body, unique_id, wait_task,
+    Daemon, FakeHost, NETWORK_GATEWAY, Response, SOON, container_exists, exchange, execute,
+    execute_body, task_container, unique_id, wait_until,
 };
 
 /// A POST of these very bytes.
@@ -177,7 +177,7 @@ fn lenient_spellings_of_integers_are_taken() {
     body["unknown_field"] = json!({ "is": "ignored" });
     let answer = daemon.post("/api/execute", &body).expect(200);
     assert_eq!(answer.json["task_id"].as_u64(), Some(id));
-    assert_eq!(wait_task(&daemon, id, "completed")["cores"], 1);
+    assert_eq!(daemon.wait_status(id, "completed")["cores"], 1);
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn last_of_equal_keys_counts() {
     let body = execute_body(&daemon, id, "true").to_string();
     let doubled = body.replacen('{', "{\"command\": \"false\", \"task_id\": 1,", 1);
     post_bytes(&daemon, "/api/execute", doubled.as_bytes()).expect(200);
-    assert_eq!(wait_task(&daemon, id, "completed")["command"], "true");
+    assert_eq!(daemon.wait_status(id, "completed")["command"], "true");
 }
 
 #[test]
@@ -334,17 +334,17 @@ fn working_directory_that_does_not_exist_fails_the_task_and_names_it() {
     let last = host.wait_final(id, SOON);
     assert_eq!(last.status, "failed");
     assert!(last.message.as_deref().unwrap().contains("/no/such/directory"), "{last:?}");
-    assert!(crate::kit::wait_until(SOON, || !container_exists(&container(id))));
+    assert!(wait_until(SOON, || !container_exists(&task_container(id))));
 }
 
 #[test]
 fn refused_verbs_change_nothing() {
     let daemon = Daemon::start();
-    let id = crate::kit::execute(&daemon, "sleep 60");
-    wait_task(&daemon, id, "running");
+    let id = execute(&daemon, "sleep 60");
+    daemon.wait_status(id, "running");
     let other = json!({ "task_id": id.to_string() });
     faults(daemon.post("/api/kill", &other));
-    assert_eq!(wait_task(&daemon, id, "running")["status"], "running");
-    daemon.post("/api/kill", &control_body(id)).expect(200);
-    wait_task(&daemon, id, "killed");
+    assert_eq!(daemon.wait_status(id, "running")["status"], "running");
+    daemon.control("kill", id).expect(200);
+    daemon.wait_status(id, "killed");
 }

@@ -10,8 +10,8 @@ use chrono::{DateTime, FixedOffset};
 use serde_json::{Value, json};
 
 use crate::kit::{
-    Address, Behaviour, Daemon, EngineProxy, FakeHost, SOON, call, control_body, execute,
-    unique_id, wait_task, wait_until,
+    Address, Behaviour, Daemon, EngineProxy, FakeHost, SOON, call, execute, execute_body,
+    task_container, unique_id, wait_until,
 };
 
 /// Half of the answers of a healthy row; the rest is the machine's other work.
@@ -80,7 +80,7 @@ fn what_is_asked_while_the_engine_hangs_is_done_when_it_is_back() {
     engine.pause_all();
     let since = Instant::now();
     let accepted = execute(&daemon, "exit 5");
-    daemon.post("/api/kill", &control_body(killed)).expect(200);
+    daemon.control("kill", killed).expect(200);
     daemon.get("/api/tasks").expect(200);
     daemon.get(&format!("/api/tasks/{accepted}")).expect(200);
     daemon.get("/metrics").expect(200);
@@ -88,7 +88,7 @@ fn what_is_asked_while_the_engine_hangs_is_done_when_it_is_back() {
     host.wait_beats(2, SOON);
     engine.resume_all();
     assert_eq!(host.wait_final(accepted, SOON).exit_code, Some(5));
-    wait_task(&daemon, killed, "killed");
+    daemon.wait_status(killed, "killed");
     assert!(wait_until(SOON, || daemon.containers().is_empty()));
 }
 
@@ -140,7 +140,7 @@ fn figure(lines: &[&str]) -> Figure {
 fn metrics_are_prometheus_text_that_counts_tasks() {
     let daemon = Daemon::start();
     let id = execute(&daemon, "true");
-    wait_task(&daemon, id, "completed");
+    daemon.wait_status(id, "completed");
     let answer = daemon.get("/metrics").expect(200);
     assert!(answer.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
     let figures = figures(&answer.text());
@@ -193,7 +193,7 @@ fn finished_task_shows_every_phase_in_order() {
 #[test]
 fn task_that_wrote_nothing_has_no_first_output() {
     let daemon = Daemon::start();
-    let task = wait_task(&daemon, execute(&daemon, "true"), "completed");
+    let task = daemon.wait_status(execute(&daemon, "true"), "completed");
     assert_eq!(task["phases"]["first_output"], Value::Null);
     assert_eq!(task["phases"]["reported"], Value::Null);
 }
@@ -213,10 +213,10 @@ fn task_shows_its_id_as_a_number_and_as_text() {
 fn environment_of_a_task_is_shown_nowhere() {
     let daemon = Daemon::start();
     let id = unique_id();
-    let mut body = crate::kit::execute_body(&daemon, id, "true");
+    let mut body = execute_body(&daemon, id, "true");
     body["env_vars"] = json!({ "PASSWORD": "opensesame" });
     daemon.post("/api/execute", &body).expect(200);
-    wait_task(&daemon, id, "completed");
+    daemon.wait_status(id, "completed");
     assert!(!daemon.get(&format!("/api/tasks/{id}")).text().contains("opensesame"));
     assert!(!daemon.get("/api/tasks?all=1").text().contains("opensesame"));
     assert!(!daemon.get("/api/events").text().contains("opensesame"));
@@ -228,7 +228,7 @@ fn list_has_live_tasks_and_with_all_also_those_that_are_over() {
     let daemon = Daemon::start();
     let over = execute(&daemon, "true");
     let live = execute(&daemon, "sleep 60");
-    wait_task(&daemon, live, "running");
+    daemon.wait_status(live, "running");
     assert!(wait_until(SOON, || daemon.get("/api/tasks").json["count"] == 1));
     let listed = daemon.get("/api/tasks").expect(200).json;
     assert_eq!(listed["tasks"][0]["id"], live.to_string());
@@ -255,7 +255,7 @@ fn task_that_nobody_knows_is_404_and_one_that_can_not_be_is_422() {
 fn logs_are_read_from_an_offset_to_the_end() {
     let daemon = Daemon::start();
     let id = execute(&daemon, "echo hello; echo world >&2");
-    wait_task(&daemon, id, "completed");
+    daemon.wait_status(id, "completed");
     let whole = daemon.get(&format!("/api/tasks/{id}/logs")).expect(200);
     assert_eq!(whole.text(), "hello\n");
     assert_eq!(whole.header("x-next-offset"), Some("6"));
@@ -288,14 +288,14 @@ fn followed_logs_are_whole_when_the_task_has_ended() {
     assert_eq!(followed.body.len(), 3_000_003);
     assert!(followed.body.ends_with(b"xxend"));
     assert_eq!(followed.header("connection"), Some("close"));
-    assert_eq!(wait_task(&daemon, id, "completed")["exit_code"], 0);
+    assert_eq!(daemon.wait_status(id, "completed")["exit_code"], 0);
 }
 
 #[test]
 fn followed_logs_of_a_task_that_is_over_end_at_once_and_begin_at_the_offset() {
     let daemon = Daemon::start();
     let id = execute(&daemon, "echo hello; exit 1");
-    wait_task(&daemon, id, "failed");
+    daemon.wait_status(id, "failed");
     assert!(wait_until(SOON, || daemon.get("/api/tasks").json["count"] == 0));
     let followed = daemon.get(&format!("/api/tasks/{id}/logs?follow=1&offset=2")).expect(200);
     assert_eq!(followed.text(), "llo\n");
@@ -307,14 +307,14 @@ fn followed_logs_come_while_the_task_runs() {
     let id = execute(&daemon, "echo early >&2; sleep 60");
     let mut lines = stream(&daemon, &format!("/api/tasks/{id}/logs?follow=1&stream=stderr"));
     assert_eq!(next_line(&mut lines), "early\n");
-    wait_task(&daemon, id, "running");
+    daemon.wait_status(id, "running");
 }
 
 #[test]
 fn followers_that_leave_are_noticed() {
     let daemon = Daemon::start();
     let id = execute(&daemon, "sleep 60");
-    wait_task(&daemon, id, "running");
+    daemon.wait_status(id, "running");
     // The threads of the start's long calls end when they are idle.
     sleep(Duration::from_secs(3));
     let before = daemon.threads();
@@ -362,10 +362,10 @@ fn events_tell_a_tasks_life_in_order_and_end_with_a_cursor() {
 fn events_since_a_cursor_are_those_that_came_later() {
     let daemon = Daemon::start();
     let first = execute(&daemon, "true");
-    wait_task(&daemon, first, "completed");
+    daemon.wait_status(first, "completed");
     let cursor = lines_of(&daemon.get("/api/events").text()).pop().unwrap()["cursor"].clone();
     let second = execute(&daemon, "true");
-    wait_task(&daemon, second, "completed");
+    daemon.wait_status(second, "completed");
     let lines = lines_of(&daemon.get(&format!("/api/events?since={cursor}")).text());
     assert_eq!(events_of(&lines, first), [""; 0]);
     assert_eq!(events_of(&lines, second)[0], "accepted");
@@ -428,7 +428,7 @@ fn unknown_path_and_wrong_method_are_told_apart() {
 fn every_answer_has_a_length_and_is_never_compressed() {
     let daemon = Daemon::start();
     let id = execute(&daemon, "echo out");
-    wait_task(&daemon, id, "completed");
+    daemon.wait_status(id, "completed");
     let one = |method: &str, path: &str, body: Option<&Value>| {
         let headers = [("Accept-Encoding", "gzip, deflate"), ("TE", "trailers")];
         let answer = call(&daemon.address(), method, path, &headers, body).expect("an answer");
@@ -438,7 +438,7 @@ fn every_answer_has_a_length_and_is_never_compressed() {
         assert_eq!(answer.header("transfer-encoding"), None, "{method} {path}");
         answer.status
     };
-    let control = control_body(id);
+    let control = json!({ "task_id": id, "container_name": task_container(id) });
     let answered = [
         one("GET", "/health", None),
         one("GET", "/metrics", None),

@@ -96,6 +96,10 @@ fn begin(node: &Arc<Node>, id: TaskId) -> Next {
 }
 
 fn image_answered(node: &Arc<Node>, id: TaskId, result: ImageResult) -> Next {
+    // Killed meanwhile: neither its files nor an outcome of the image's are wanted any more.
+    if node.tasks.get(id).is_none_or(|record| record.phase == Phase::Ended) {
+        return settle(node, id);
+    }
     let ImageReady { image, note } = match result {
         Ok(ready) => ready,
         Err(fault) => {
@@ -108,12 +112,16 @@ fn image_answered(node: &Arc<Node>, id: TaskId, result: ImageResult) -> Next {
         }
     };
     let noted = node.tasks.note(id, |record| {
+        if record.phase != Phase::Accepted || record.wanted != Wanted::Run {
+            return None;
+        }
         record.times.image_ready.get_or_insert(Stamp::now());
         record.end_is_told = !image.labels.contains_key(EXIT_CODE_LABEL);
         record.notes.extend(note);
-        record.spec.logs.clone()
+        Some(record.spec.logs.clone())
     });
-    let Some(files) = noted else { return Next::Done };
+    // Killed meanwhile: then nothing is made for it any more.
+    let Some(files) = noted.flatten() else { return settle(node, id) };
     node.events.note(id, "image_ready");
     let owner = Owner::of_image(&image.user, user_shift(node));
     let node = Arc::clone(node);
@@ -149,10 +157,7 @@ fn create(node: &Arc<Node>, id: TaskId, owner: Owner) -> Next {
         Err(_) => return when_the_disk_is_back(node, id, begin),
     };
     match create_with_network(node, &record) {
-        Ok(created) => match owner {
-            Owner::Named(name) => own_by_name(node, id, created, name),
-            Owner::Known { .. } | Owner::AsIs => start(node, id, &created),
-        },
+        Ok(created) => own_and_start(node, id, created, owner),
         Err(error) if error.is_conflict() => adopt(node, id),
         Err(error) if error.is_engine_trouble() => when_the_engine_is_back(node, id, begin),
         Err(error) => refuse_by_engine(node, id, &error),
@@ -182,6 +187,14 @@ fn user_shift(node: &Node) -> (u32, u32) {
     let facts = lock(&node.engine_facts);
     let shift = facts.as_ref().and_then(|facts| facts.userns_shift);
     shift.map_or((0, 0), |shift| (shift.uid, shift.gid))
+}
+
+fn own_and_start(node: &Arc<Node>, id: TaskId, container: String, owner: Owner) -> Next {
+    match owner {
+        Owner::Named(name) => own_by_name(node, id, container, name),
+        // Done with the making of the files.
+        Owner::Known { .. } | Owner::AsIs => start(node, id, &container),
+    }
 }
 
 /// The image's USER is a name: its numbers are in the container's own /etc/passwd.
@@ -310,7 +323,10 @@ fn take_over(node: &Arc<Node>, id: TaskId, container: &Container) -> Next {
         return when_the_disk_is_back(node, id, begin);
     }
     match container.started_at.map(Stamp::from) {
-        None => start(node, id, &container.id),
+        None => {
+            let owner = Owner::of_image(&container.user, user_shift(node));
+            own_and_start(node, id, container.id.clone(), owner)
+        }
         Some(at) if container.running => started(node, id, at),
         Some(at) => {
             lock(&node.exits).entry(id).or_insert(Exit::Found);

@@ -33,6 +33,7 @@ pub fn settle(node: &Arc<Node>, id: TaskId) -> Next {
         return Next::Done;
     };
     if record.phase == Phase::Ended {
+        lock(&node.exits).remove(&id);
         return clean_up(node, &record);
     }
     let exit = lock(&node.exits).get(&id).copied();
@@ -211,7 +212,8 @@ fn outcome_of(ending: &Ending) -> Outcome {
     Outcome { status, exit_code: Some(code), message: Some(message) }
 }
 
-/// Records the outcome, with the final report in the same write.
+/// Records the outcome, with the final report in the same write. The first outcome stands: a kill may
+/// have ended the task meanwhile.
 fn end(
     node: &Arc<Node>,
     id: TaskId,
@@ -219,15 +221,16 @@ fn end(
     exited: Option<Stamp>,
 ) -> Result<TaskRecord, StoreError> {
     let has_host = node.host.is_some();
-    let record = node.tasks.update(id, |record| {
-        if record.phase != Phase::Ended {
+    let (record, is_first) = node.tasks.update(id, |record| {
+        let is_first = record.phase != Phase::Ended;
+        if is_first {
             record.end(outcome.clone(), exited, Stamp::now(), has_host);
         }
-        record.clone()
+        (record.clone(), is_first)
     })?;
     lock(&node.exits).remove(&id);
-    if let Some(first_writes) = &node.first_writes {
-        first_writes.forget(id);
+    if !is_first {
+        return Ok(record);
     }
     metrics::TASKS_ENDED.up();
     node.events.note(id, outcome.status.word());
@@ -262,6 +265,10 @@ fn clean_up(node: &Arc<Node>, record: &TaskRecord) -> Next {
         }
         // In memory: after a crash the Engine says 404 to the same call.
         node.tasks.note(id, |record| record.container = ContainerTrace::Removed);
+    }
+    // Not sooner: what the task wrote just before its end is told a moment after.
+    if let Some(first_writes) = &node.first_writes {
+        first_writes.forget(id);
     }
     match node.tasks.retire(id) {
         Ok(()) => Next::Done,

@@ -11,6 +11,7 @@ mod docker;
 mod engine;
 mod host;
 mod http;
+mod task;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +28,7 @@ pub use docker::{
 pub use engine::{Behaviour, Call, EngineProxy};
 pub use host::{Beat, FakeHost, Fault, REFUSED, Registration, Report, UPDATED, Verdict};
 pub use http::{Address, Response, call, exchange};
+pub use task::{task_container, with};
 
 /// A wait for something that is only a matter of scheduling: long enough for a loaded machine.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -78,29 +80,6 @@ pub fn execute(daemon: &Daemon, command: &str) -> u64 {
     let id = unique_id();
     daemon.post("/api/execute", &execute_body(daemon, id, command)).expect(200);
     id
-}
-
-/// The body of kill, pause and resume, as the host sends it.
-pub fn control_body(id: u64) -> Value {
-    json!({ "task_id": id, "container_name": container(id) })
-}
-
-/// The name of a task's container (contract 5.1).
-pub fn container(id: u64) -> String {
-    format!("kohakuriver-task-{id}")
-}
-
-/// The task as `/api/tasks/{id}` shows it once it has this status; fails the test when it doesn't
-/// come to that in time.
-#[track_caller]
-pub fn wait_task(daemon: &Daemon, id: u64, status: &str) -> Value {
-    let mut task = Value::Null;
-    let reached = wait_until(SOON, || {
-        task = daemon.get(&format!("/api/tasks/{id}")).json;
-        task["status"] == status
-    });
-    assert!(reached, "not {status}: {task:#}");
-    task
 }
 
 /// Looks every 10 ms until `reached` says so. False when `patience` was over first.
