@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::kit::{
-    Address, Behaviour, Daemon, EngineProxy, FakeHost, Fault, SOON, Verdict, call, container,
-    container_exists, control_body, execute, execute_body, unique_id, wait_task, wait_until,
+    Address, Behaviour, Daemon, EngineProxy, FakeHost, Fault, SOON, Verdict, call,
+    container_exists, execute, execute_body, task_container, unique_id, wait_until,
 };
 
 /// What a call takes that waits for nobody, on a loaded machine; every fault here lasts longer.
@@ -155,7 +155,7 @@ fn node_registers_once_a_host_that_was_down_is_there() {
     let daemon = node_of(&host);
     assert!(wait_until(SOON, || health(&daemon)["host"]["trouble"].is_string()));
     let id = execute(&daemon, "exit 4");
-    wait_task(&daemon, id, "failed");
+    daemon.wait_status(id, "failed");
     assert_eq!(health(&daemon)["host"]["registered"], false);
     host.up();
     assert_eq!(host.wait_final(id, AFTER_AN_OUTAGE).exit_code, Some(4));
@@ -252,10 +252,10 @@ fn task_is_listed_while_its_image_is_prepared_and_while_it_is_paused() {
     engine.wait_calls("POST /images/create", 1, SOON);
     host.wait_beats(1, SOON);
     assert!(is_listed(&host, id));
-    assert!(!container_exists(&container(id)));
+    assert!(!container_exists(&task_container(id)));
     engine.release();
-    wait_task(&daemon, id, "running");
-    daemon.post("/api/pause", &control_body(id)).expect(200);
+    daemon.wait_status(id, "running");
+    daemon.control("pause", id).expect(200);
     host.wait_beats(1, SOON);
     assert!(is_listed(&host, id));
 }
@@ -295,7 +295,7 @@ fn end_that_a_host_missed_is_told_alone_and_once() {
     wait_contact(&host);
     host.down();
     let id = execute(&daemon, "exit 3");
-    wait_task(&daemon, id, "failed");
+    daemon.wait_status(id, "failed");
     host.up();
     let last = host.wait_final(id, AFTER_AN_OUTAGE);
     assert_eq!(last.exit_code, Some(3));
@@ -313,8 +313,8 @@ fn reports_of_many_tasks_are_all_told_in_order_after_an_outage() {
     host.down();
     let ended = [(); 3].map(|()| execute(&daemon, "exit 3"));
     let running = execute(&daemon, "sleep 60");
-    ended.iter().for_each(|&id| drop(wait_task(&daemon, id, "failed")));
-    wait_task(&daemon, running, "running");
+    ended.iter().for_each(|&id| drop(daemon.wait_status(id, "failed")));
+    daemon.wait_status(running, "running");
     host.up();
     ended.iter().for_each(|&id| drop(host.wait_final(id, AFTER_AN_OUTAGE)));
     host.wait_status(running, "running", SOON);
@@ -341,7 +341,7 @@ fn task_stays_listed_until_its_final_is_acknowledged() {
     wait_contact(&host);
     reports_fail(&host);
     let id = execute(&daemon, "true");
-    wait_task(&daemon, id, "completed");
+    daemon.wait_status(id, "completed");
     host.wait_beats(1, SOON);
     assert!(is_listed(&host, id));
     host.heal();
@@ -372,7 +372,7 @@ fn final_that_the_host_calls_malformed_does_not_keep_its_task_listed() {
     let id = execute(&daemon, "sleep 2");
     host.wait_status(id, "running", SOON);
     host.fail_next(1, "POST /api/update", Fault::Status(422));
-    wait_task(&daemon, id, "completed");
+    daemon.wait_status(id, "completed");
     assert!(wait_until(SOON, || !is_listed(&host, id)));
     assert!(wait_until(SOON, || daemon.containers().is_empty()));
     assert_eq!(host.accepted_of(id), ["pending", "running"]);
@@ -388,7 +388,7 @@ fn task_that_the_user_ended_before_the_node_had_it_never_runs() {
     let id = unique_id();
     host.set_status(id, "killed");
     daemon.post("/api/execute", &execute_body(&daemon, id, "sleep 60")).expect(200);
-    wait_task(&daemon, id, "killed");
+    daemon.wait_status(id, "killed");
     assert!(wait_until(SOON, || daemon.containers().is_empty()));
     host.wait_beats(2, SOON);
     assert_eq!(host.accepted_of(id), [""; 0]);
@@ -407,7 +407,7 @@ fn task_that_the_user_ended_while_its_image_was_prepared_is_stopped() {
     // The host sends no kill then (contract 3.3).
     host.set_status(id, "killed");
     engine.release();
-    wait_task(&daemon, id, "killed");
+    daemon.wait_status(id, "killed");
     assert!(wait_until(SOON, || daemon.containers().is_empty()));
     assert_eq!(host.accepted_of(id), ["pending"]);
     assert_eq!(host.status_of(id).as_deref(), Some("killed"));
@@ -444,14 +444,14 @@ fn task_accepted_before_the_first_contact_runs_on_when_its_report_is_refused() {
     host.down();
     let daemon = node_of(&host);
     let id = execute(&daemon, "sleep 30");
-    wait_task(&daemon, id, "running");
+    daemon.wait_status(id, "running");
     host.set_status(id, "lost");
     host.up();
     let is_refused =
         |host: &FakeHost| host.reports_of(id).iter().any(|r| r.verdict == Verdict::Refused);
     assert!(wait_until(AFTER_AN_OUTAGE, || is_refused(&host)));
     host.wait_beats(2, SOON);
-    assert_eq!(wait_task(&daemon, id, "running")["status"], "running");
+    assert_eq!(daemon.wait_status(id, "running")["status"], "running");
     assert!(is_listed(&host, id));
 }
 
@@ -464,9 +464,9 @@ fn kill_drops_the_reports_that_wait() {
     wait_contact(&host);
     reports_fail(&host);
     let id = execute(&daemon, "sleep 60");
-    wait_task(&daemon, id, "running");
-    daemon.post("/api/kill", &control_body(id)).expect(200);
-    wait_task(&daemon, id, "killed");
+    daemon.wait_status(id, "running");
+    daemon.control("kill", id).expect(200);
+    daemon.wait_status(id, "killed");
     host.heal();
     host.wait_beats(3, SOON);
     assert_eq!(host.accepted_of(id), [""; 0]);
@@ -481,8 +481,8 @@ fn kill_drops_also_a_final_that_waits() {
     wait_contact(&host);
     reports_fail(&host);
     let id = execute(&daemon, "true");
-    wait_task(&daemon, id, "completed");
-    daemon.post("/api/kill", &control_body(id)).expect(200);
+    daemon.wait_status(id, "completed");
+    daemon.control("kill", id).expect(200);
     host.heal();
     host.wait_beats(3, SOON);
     assert_eq!(host.accepted_of(id), [""; 0]);
@@ -496,8 +496,8 @@ fn nothing_is_told_after_a_kill() {
     let daemon = node_of(&host);
     let id = execute(&daemon, "sleep 60");
     host.wait_status(id, "running", SOON);
-    daemon.post("/api/kill", &control_body(id)).expect(200);
-    wait_task(&daemon, id, "killed");
+    daemon.control("kill", id).expect(200);
+    daemon.wait_status(id, "killed");
     host.wait_beats(2, SOON);
     assert_eq!(host.accepted_of(id), ["pending", "running"]);
 }
@@ -516,7 +516,7 @@ fn node_is_untouched_by(fault: Fault) {
     daemon.get("/health").expect(200);
     daemon.get("/metrics").expect(200);
     assert!(since.elapsed() < AT_ONCE, "three calls took {:?}", since.elapsed());
-    wait_task(&daemon, id, "failed");
+    daemon.wait_status(id, "failed");
     host.heal();
     assert_eq!(host.wait_final(id, AFTER_AN_OUTAGE).exit_code, Some(3));
     assert!(wait_until(AFTER_AN_OUTAGE, || !is_listed(&host, id)));
@@ -566,7 +566,7 @@ fn host_that_answers_a_report_with_a_strangers_page_has_not_acknowledged_it() {
 fn standalone_node_calls_nobody_and_cleans_up() {
     let daemon = Daemon::builder().strace(&["-e", "trace=connect"]).start();
     let id = execute(&daemon, "exit 3");
-    let task = wait_task(&daemon, id, "failed");
+    let task = daemon.wait_status(id, "failed");
     assert_eq!(task["exit_code"], 3);
     assert_eq!(task["unreported"], 0);
     assert!(wait_until(SOON, || daemon.containers().is_empty()));

@@ -8,9 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use crate::kit::{
-    Behaviour, Daemon, EngineProxy, FakeHost, Response, SOON, api, call, container,
-    container_exists, control_body, docker, execute, execute_body, image, image_exists, test_name,
-    unique_id, wait_task, wait_until,
+    Behaviour, Daemon, EngineProxy, FakeHost, Response, SOON, api, call, container_exists, docker,
+    execute, execute_body, image, image_exists, task_container, test_name, unique_id, wait_until,
 };
 
 /// Older than any image.
@@ -112,9 +111,9 @@ fn id_of(image: &str) -> Value {
 /// The message of a task that could not be started for its image; nothing of it is left.
 #[track_caller]
 fn refusal(daemon: &Daemon, id: u64) -> String {
-    let task = wait_task(daemon, id, "failed");
+    let task = daemon.wait_status(id, "failed");
     assert_eq!(task["phases"]["created"], Value::Null);
-    assert!(!container_exists(&container(id)));
+    assert!(!container_exists(&task_container(id)));
     task["message"].as_str().expect("a message").to_owned()
 }
 
@@ -241,7 +240,7 @@ fn is_refused_by_name(make: fn(&Environment, &Daemon) -> PathBuf) {
     let id = environment.execute(&daemon, "true");
     let last = host.wait_final(id, SOON);
     assert_eq!((last.status.as_str(), last.exit_code), ("failed", None));
-    assert!(last.message.as_deref().unwrap().contains(&path), "{:?}", last.message);
+    assert!(last.message.as_deref().expect("a message").contains(&path), "{:?}", last.message);
     assert_eq!(host.accepted_of(id), ["pending", "failed"]);
     assert!(!image_exists(&environment.reference()));
 }
@@ -326,7 +325,7 @@ fn task_in_an_environment_loads_its_tarball_and_runs() {
     let environment = Environment::new();
     environment.tarball(&daemon, OLD);
     let id = environment.execute(&daemon, "echo here");
-    let task = wait_task(&daemon, id, "completed");
+    let task = daemon.wait_status(id, "completed");
     assert_eq!(daemon.stdout_of(id), "here\n");
     assert_eq!(task["environment"], json!(environment.name));
     assert_eq!(task["image"], json!(environment.reference()));
@@ -363,8 +362,8 @@ fn tarball_with_a_number_newer_than_its_image_is_loaded_once() {
     let daemon = behind(&engine);
     let environment = Environment::new();
     environment.tarball(&daemon, new());
-    wait_task(&daemon, environment.execute(&daemon, "true"), "completed");
-    wait_task(&daemon, environment.execute(&daemon, "true"), "completed");
+    daemon.wait_status(environment.execute(&daemon, "true"), "completed");
+    daemon.wait_status(environment.execute(&daemon, "true"), "completed");
     assert_eq!(environment.sync(&daemon).expect(200).json["synced"], false);
     assert_eq!(engine.calls("POST /images/load"), 1);
 }
@@ -376,7 +375,7 @@ fn local_environment_is_used_when_the_tarball_directory_can_not_be_read() {
     environment.is_local("busybox");
     // A file in the directory's place.
     fs::write(daemon.shared_dir().join("kohakuriver-containers"), "").unwrap();
-    let task = wait_task(&daemon, environment.execute(&daemon, "true"), "completed");
+    let task = daemon.wait_status(environment.execute(&daemon, "true"), "completed");
     assert!(task["notes"][0].as_str().unwrap().contains("used the local image"), "{task:#}");
 }
 
@@ -405,7 +404,7 @@ fn many_tasks_of_one_environment_load_it_once() {
     let ids = [(); WAITERS].map(|()| environment.execute(&daemon, "true"));
     assert!(wait_until(SOON, || engine.held() == 1 && all_wait(&daemon)));
     engine.release();
-    ids.iter().for_each(|&id| drop(wait_task(&daemon, id, "completed")));
+    ids.iter().for_each(|&id| drop(daemon.wait_status(id, "completed")));
     assert_eq!(engine.calls("POST /images/load"), 1);
 }
 
@@ -417,7 +416,7 @@ fn many_tasks_of_one_registry_image_pull_it_once() {
     let ids = [(); WAITERS].map(|()| execute(&daemon, "true"));
     assert!(wait_until(SOON, || engine.held() == 1 && all_wait(&daemon)));
     engine.release();
-    ids.iter().for_each(|&id| drop(wait_task(&daemon, id, "completed")));
+    ids.iter().for_each(|&id| drop(daemon.wait_status(id, "completed")));
     assert_eq!(engine.calls("POST /images/create"), 1);
 }
 
@@ -428,10 +427,10 @@ fn kill_of_one_of_two_waiters_leaves_the_other_its_image() {
     engine.on("POST", "/images/create", Behaviour::Hang);
     let (killed, other) = (execute(&daemon, "true"), execute(&daemon, "true"));
     engine.wait_calls("POST /images/create", 1, SOON);
-    daemon.post("/api/kill", &control_body(killed)).expect(200);
-    wait_task(&daemon, killed, "killed");
+    daemon.control("kill", killed).expect(200);
+    daemon.wait_status(killed, "killed");
     engine.release();
-    wait_task(&daemon, other, "completed");
+    daemon.wait_status(other, "completed");
     assert_eq!(engine.calls("POST /containers/create"), 1);
 }
 
@@ -440,7 +439,7 @@ fn kill_of_one_of_two_waiters_leaves_the_other_its_image() {
 #[test]
 fn image_that_is_local_is_used_when_its_registry_is_out_of_reach() {
     let daemon = Daemon::start();
-    let task = wait_task(&daemon, execute(&daemon, "true"), "completed");
+    let task = daemon.wait_status(execute(&daemon, "true"), "completed");
     let note = task["notes"][0].as_str().unwrap();
     assert!(note.contains("used the local image"), "{note}");
     assert!(note.contains("connection refused"), "{note}");
@@ -473,7 +472,7 @@ fn pull_missing_pulls_only_what_is_not_local() {
     let engine = EngineProxy::start();
     let daemon = behind(&engine);
     let id = execute_with(&daemon, &image("busybox"), "missing");
-    assert_eq!(wait_task(&daemon, id, "completed")["notes"], json!([]));
+    assert_eq!(daemon.wait_status(id, "completed")["notes"], json!([]));
     assert_eq!(engine.calls("POST /images/create"), 0);
     refusal(&daemon, execute_with(&daemon, &absent(), "missing"));
     assert_eq!(engine.calls("POST /images/create"), 1);
@@ -483,7 +482,7 @@ fn pull_missing_pulls_only_what_is_not_local() {
 fn pull_never_fails_what_is_not_local_and_pulls_nothing() {
     let engine = EngineProxy::start();
     let daemon = behind(&engine);
-    wait_task(&daemon, execute_with(&daemon, &image("busybox"), "never"), "completed");
+    daemon.wait_status(execute_with(&daemon, &image("busybox"), "never"), "completed");
     let message = refusal(&daemon, execute_with(&daemon, &absent(), "never"));
     assert!(message.contains("not to be pulled"), "{message}");
     assert_eq!(engine.calls("POST /images/create"), 0);
@@ -506,7 +505,7 @@ fn registry_image_needs_no_environment_and_overrides_one() {
     named(&daemon, json!(""), json!(image("busybox"))).expect(200);
     let overridden = named(&daemon, json!("no-such-environment"), json!(image("busybox")));
     let id = overridden.expect(200).json["task_id"].as_u64().unwrap();
-    wait_task(&daemon, id, "completed");
+    daemon.wait_status(id, "completed");
 }
 
 #[test]

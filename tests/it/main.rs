@@ -4,6 +4,8 @@
 // A test says what it expects by failing.
 #![allow(clippy::unwrap_used)]
 
+/// Bad input: each fault is told in its place, and leaves nothing behind.
+mod bad_input;
 /// The command line as a user types it, against a fake runner.
 mod cli;
 /// The HTTP door by itself: framing, hostile bytes, caps, who may call.
@@ -26,7 +28,11 @@ mod images;
 mod kill;
 mod kit;
 mod kit_selftest;
+/// What a runner keeps of tasks that are over.
+mod leaks;
 /// Cores and NUMA nodes: what the Engine is asked for, and what is refused at the door.
 mod placement;
 /// Deaths and restarts of the runner and the Engine; what is ours and what is not.
 mod restart;
+/// Rows of our own: health, metrics, tasks, logs, events; and what every answer has in common.
+mod rows;

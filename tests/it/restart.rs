@@ -11,9 +11,9 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::kit::{
-    Behaviour, Daemon, EngineProxy, FakeHost, Fault, SOON, container, container_exists,
-    container_status, control_body, docker, execute, execute_body, image, remove_container,
-    test_name, unique_id, wait_task, wait_until,
+    Behaviour, Daemon, EngineProxy, FakeHost, Fault, SOON, container_exists, container_status,
+    docker, execute, execute_body, image, remove_container, task_container, test_name, unique_id,
+    wait_until,
 };
 
 /// Design law 10, for a stop that has nothing to wait for and for one that has.
@@ -24,6 +24,15 @@ const SIGKILL: i32 = 9;
 
 fn node_of(host: &FakeHost) -> Daemon {
     Daemon::builder().host(host).start()
+}
+
+/// Dispatches a task, and returns once its container runs and the host has been told.
+#[track_caller]
+fn running(host: &FakeHost, daemon: &Daemon, command: &str) -> u64 {
+    let id = execute(daemon, command);
+    daemon.wait_status(id, "running");
+    host.wait_status(id, "running", SOON);
+    id
 }
 
 /// A command that leaves a line for each time it ran, and ends with 3.
@@ -49,8 +58,7 @@ fn record_file(daemon: &Daemon, id: u64) -> std::path::PathBuf {
 fn task_that_runs_through_a_kill_of_the_runner_ends_with_its_true_code() {
     let host = FakeHost::start();
     let mut daemon = node_of(&host);
-    let id = execute(&daemon, "sleep 4; exit 5");
-    host.wait_status(id, "running", SOON);
+    let id = running(&host, &daemon, "sleep 4; exit 5");
     daemon.kill9();
     daemon.restart();
     let last = host.wait_final(id, AFTER_AN_OUTAGE);
@@ -66,10 +74,9 @@ fn task_that_runs_through_a_kill_of_the_runner_ends_with_its_true_code() {
 fn task_that_ended_while_no_runner_was_there_ends_with_its_true_code() {
     let host = FakeHost::start();
     let mut daemon = node_of(&host);
-    let id = execute(&daemon, "sleep 1; echo said; exit 6");
-    host.wait_status(id, "running", SOON);
+    let id = running(&host, &daemon, "sleep 1; echo said; exit 6");
     daemon.kill9();
-    assert!(wait_until(SOON, || has_ended(&container(id))));
+    assert!(wait_until(SOON, || has_ended(&task_container(id))));
     let restarted_at = chrono::Local::now().format("%Y-%m-%dT%H:%M:%S%.6f").to_string();
     daemon.restart();
     let last = host.wait_final(id, AFTER_AN_OUTAGE);
@@ -86,7 +93,7 @@ fn final_that_the_host_did_not_hear_survives_a_kill_of_the_runner() {
     let mut daemon = node_of(&host);
     host.fail_next(usize::MAX, "POST /api/update", Fault::Status(500));
     let id = execute(&daemon, "exit 8");
-    wait_task(&daemon, id, "failed");
+    daemon.wait_status(id, "failed");
     daemon.kill9();
     host.heal();
     daemon.restart();
@@ -99,13 +106,13 @@ fn paused_task_is_found_paused_and_a_kill_reaches_it() {
     let host = FakeHost::start();
     let mut daemon = node_of(&host);
     let id = execute(&daemon, "sleep 60");
-    wait_task(&daemon, id, "running");
-    daemon.post("/api/pause", &control_body(id)).expect(200);
+    daemon.wait_status(id, "running");
+    daemon.control("pause", id).expect(200);
     daemon.kill9();
     daemon.restart();
-    wait_task(&daemon, id, "paused");
-    daemon.post("/api/kill", &control_body(id)).expect(200);
-    wait_task(&daemon, id, "killed");
+    daemon.wait_status(id, "paused");
+    daemon.control("kill", id).expect(200);
+    daemon.wait_status(id, "killed");
     assert!(wait_until(SOON, || daemon.containers().is_empty()));
 }
 
@@ -113,15 +120,14 @@ fn paused_task_is_found_paused_and_a_kill_reaches_it() {
 fn kill_that_was_answered_holds_when_the_runner_dies_before_it_took_effect() {
     let (host, engine) = (FakeHost::start(), EngineProxy::start());
     let mut daemon = Daemon::builder().host(&host).engine(&engine).start();
-    let id = execute(&daemon, "sleep 60");
-    host.wait_status(id, "running", SOON);
+    let id = running(&host, &daemon, "sleep 60");
     engine.on("POST", "/containers/*/kill", Behaviour::Hang);
-    daemon.post("/api/kill", &control_body(id)).expect(200);
+    daemon.control("kill", id).expect(200);
     engine.wait_calls("POST /containers/*/kill", 1, SOON);
     daemon.kill9();
     engine.clear();
     daemon.restart();
-    wait_task(&daemon, id, "killed");
+    daemon.wait_status(id, "killed");
     assert!(wait_until(SOON, || daemon.containers().is_empty()));
     assert_eq!(host.accepted_of(id), ["pending", "running"]);
 }
@@ -243,11 +249,10 @@ fn runner_killed_right_after_its_answer_runs_the_task_once() {
 fn stop_leaves_containers_running_and_the_next_start_goes_on() {
     let host = FakeHost::start();
     let mut daemon = node_of(&host);
-    let id = execute(&daemon, "sleep 5; exit 9");
-    host.wait_status(id, "running", SOON);
+    let id = running(&host, &daemon, "sleep 5; exit 9");
     let took = daemon.stop();
     assert!(took < STOP_MAX, "stopped after {took:?}");
-    assert_eq!(container_status(&container(id)).as_deref(), Some("running"));
+    assert_eq!(container_status(&task_container(id)).as_deref(), Some("running"));
     daemon.restart();
     assert_eq!(host.wait_final(id, AFTER_AN_OUTAGE).exit_code, Some(9));
 }
@@ -303,7 +308,7 @@ fn answer_follows_the_sync_of_the_record_and_of_its_name() {
         ])
         .start();
     let id = execute(&daemon, "true");
-    wait_task(&daemon, id, "completed");
+    daemon.wait_status(id, "completed");
     let trace = fs::read_to_string(daemon.strace_path()).unwrap();
     let calls = calls_around_the_record(&trace, id);
     assert_eq!(calls[..4], ["fsync file", "rename", "fsync directory", "answer"], "{trace}");
@@ -313,8 +318,7 @@ fn answer_follows_the_sync_of_the_record_and_of_its_name() {
 fn files_that_are_no_records_are_set_aside_and_the_others_go_on() {
     let host = FakeHost::start();
     let mut daemon = node_of(&host);
-    let id = execute(&daemon, "sleep 5; exit 5");
-    host.wait_status(id, "running", SOON);
+    let id = running(&host, &daemon, "sleep 5; exit 5");
     daemon.kill9();
     let whole = fs::read(record_file(&daemon, id)).unwrap();
     let (empty, half, other) = (unique_id(), unique_id(), unique_id());
@@ -338,8 +342,7 @@ fn files_that_are_no_records_are_set_aside_and_the_others_go_on() {
 fn state_directory_emptied_under_a_running_task_is_rebuilt_from_its_container() {
     let host = FakeHost::start();
     let mut daemon = node_of(&host);
-    let id = execute(&daemon, "sleep 4; echo said; exit 5");
-    host.wait_status(id, "running", SOON);
+    let id = running(&host, &daemon, "sleep 4; echo said; exit 5");
     daemon.stop();
     fs::remove_dir_all(daemon.state_dir()).unwrap();
     daemon.restart();
@@ -355,7 +358,7 @@ fn state_directory_emptied_after_the_end_is_rebuilt_from_the_container() {
     let mut daemon = node_of(&host);
     host.fail_next(usize::MAX, "POST /api/update", Fault::Status(500));
     let id = execute(&daemon, "exit 6");
-    wait_task(&daemon, id, "failed");
+    daemon.wait_status(id, "failed");
     daemon.kill9();
     fs::remove_dir_all(daemon.state_dir()).unwrap();
     host.heal();
@@ -367,8 +370,7 @@ fn state_directory_emptied_after_the_end_is_rebuilt_from_the_container() {
 fn records_deleted_while_the_runner_runs_do_not_lose_the_outcome() {
     let host = FakeHost::start();
     let daemon = node_of(&host);
-    let id = execute(&daemon, "sleep 2; exit 5");
-    host.wait_status(id, "running", SOON);
+    let id = running(&host, &daemon, "sleep 2; exit 5");
     fs::remove_dir_all(daemon.state_dir().join("tasks")).unwrap();
     assert_eq!(host.wait_final(id, SOON).exit_code, Some(5));
 }
@@ -377,8 +379,7 @@ fn records_deleted_while_the_runner_runs_do_not_lose_the_outcome() {
 fn state_directory_that_refuses_writes_is_said_and_the_outcome_waits_for_it() {
     let host = FakeHost::start();
     let daemon = node_of(&host);
-    let id = execute(&daemon, "sleep 2; exit 5");
-    host.wait_status(id, "running", SOON);
+    let id = running(&host, &daemon, "sleep 2; exit 5");
     let (tasks, aside) = (daemon.state_dir().join("tasks"), daemon.path("aside"));
     // A file in a directory's place refuses also root.
     fs::rename(&tasks, &aside).unwrap();
@@ -387,7 +388,7 @@ fn state_directory_that_refuses_writes_is_said_and_the_outcome_waits_for_it() {
     daemon.post("/api/execute", &body).expect(500);
     let health = daemon.get("/health").expect(200).json;
     assert!(health["warnings"].to_string().contains("state directory"), "{health:#}");
-    assert!(wait_until(SOON, || has_ended(&container(id))));
+    assert!(wait_until(SOON, || has_ended(&task_container(id))));
     fs::remove_file(&tasks).unwrap();
     fs::rename(&aside, &tasks).unwrap();
     assert_eq!(host.wait_final(id, SOON).exit_code, Some(5));
@@ -416,7 +417,7 @@ struct Commit {
 impl Commit {
     fn of(id: u64) -> Commit {
         let (name, image) = (test_name("commit"), test_name("committed"));
-        docker(&["commit", &container(id), &image]);
+        docker(&["commit", &task_container(id), &image]);
         docker(&["run", "-d", "--name", &name, "--network", "none", &image, "sleep", "60"]);
         Commit { name, image }
     }
@@ -434,11 +435,11 @@ fn container_made_from_a_commit_of_ours_is_not_touched() {
     let host = FakeHost::start();
     let mut daemon = node_of(&host);
     let id = execute(&daemon, "sleep 60");
-    wait_task(&daemon, id, "running");
+    daemon.wait_status(id, "running");
     let foreign = Commit::of(id);
-    daemon.post("/api/kill", &control_body(id)).expect(200);
-    wait_task(&daemon, id, "killed");
-    assert!(wait_until(SOON, || !container_exists(&container(id))));
+    daemon.control("kill", id).expect(200);
+    daemon.wait_status(id, "killed");
+    assert!(wait_until(SOON, || !container_exists(&task_container(id))));
     // Neither with the record of the task it was made from nor without any.
     daemon.restart();
     host.wait_beats(2, SOON);
@@ -455,27 +456,27 @@ fn container_made_from_a_commit_of_ours_is_not_touched() {
 fn foreign_container_with_the_tasks_name_fails_the_task_and_stays() {
     let daemon = Daemon::start();
     let id = unique_id();
-    docker(&["create", "--name", &container(id), &image("busybox"), "true"]);
+    docker(&["create", "--name", &task_container(id), &image("busybox"), "true"]);
     daemon.post("/api/execute", &execute_body(&daemon, id, "true")).expect(200);
     let reached =
         wait_until(SOON, || daemon.get(&format!("/api/tasks/{id}")).json["status"] == "failed");
-    let stays = container_exists(&container(id));
-    remove_container(&container(id));
+    let stays = container_exists(&task_container(id));
+    remove_container(&task_container(id));
     assert!(reached && stays);
     let message = daemon.get(&format!("/api/tasks/{id}")).json["message"].to_string();
-    assert!(message.contains(&container(id)) && message.contains("not ours"), "{message}");
+    assert!(message.contains(&task_container(id)) && message.contains("not ours"), "{message}");
 }
 
 #[test]
 fn container_of_another_node_on_the_same_engine_is_not_touched() {
     let other = Daemon::start();
     let id = execute(&other, "sleep 60");
-    wait_task(&other, id, "running");
+    other.wait_status(id, "running");
     let host = FakeHost::start();
     let daemon = node_of(&host);
     host.wait_registered();
     host.wait_beats(2, SOON);
-    assert_eq!(container_status(&container(id)).as_deref(), Some("running"));
+    assert_eq!(container_status(&task_container(id)).as_deref(), Some("running"));
     assert_eq!(daemon.get("/api/tasks").expect(200).json["count"], 0);
 }
 
@@ -483,22 +484,21 @@ fn container_of_another_node_on_the_same_engine_is_not_touched() {
 fn container_removed_behind_our_back_fails_the_task_with_a_message() {
     let host = FakeHost::start();
     let daemon = node_of(&host);
-    let id = execute(&daemon, "sleep 60");
-    host.wait_status(id, "running", SOON);
-    remove_container(&container(id));
+    let id = running(&host, &daemon, "sleep 60");
+    remove_container(&task_container(id));
     let last = host.wait_final(id, SOON);
     assert_eq!(last.status, "failed");
-    assert!(last.message.unwrap().contains("not by the runner"));
+    let message = last.message.expect("a message");
+    assert!(message.contains("not by the runner"), "{message}");
 }
 
 #[test]
 fn container_removed_while_no_runner_was_there_fails_the_task_with_a_message() {
     let host = FakeHost::start();
     let mut daemon = node_of(&host);
-    let id = execute(&daemon, "sleep 60");
-    host.wait_status(id, "running", SOON);
+    let id = running(&host, &daemon, "sleep 60");
     daemon.kill9();
-    remove_container(&container(id));
+    remove_container(&task_container(id));
     daemon.restart();
     let last = host.wait_final(id, AFTER_AN_OUTAGE);
     assert_eq!((last.status.as_str(), last.exit_code), ("failed", None));
@@ -511,11 +511,10 @@ fn container_removed_while_no_runner_was_there_fails_the_task_with_a_message() {
 fn end_that_the_event_stream_missed_is_found_when_it_is_open_again() {
     let (host, engine) = (FakeHost::start(), EngineProxy::start());
     let daemon = Daemon::builder().host(&host).engine(&engine).start();
-    let id = execute(&daemon, "sleep 2; exit 5");
-    host.wait_status(id, "running", SOON);
+    let id = running(&host, &daemon, "sleep 2; exit 5");
     engine.on("GET", "/events", Behaviour::Die);
     engine.cut("GET /events");
-    assert!(wait_until(SOON, || has_ended(&container(id))));
+    assert!(wait_until(SOON, || has_ended(&task_container(id))));
     engine.clear();
     let last = host.wait_final(id, AFTER_AN_OUTAGE);
     assert_eq!((last.status.as_str(), last.exit_code), ("failed", Some(5)));
@@ -525,10 +524,9 @@ fn end_that_the_event_stream_missed_is_found_when_it_is_open_again() {
 fn end_during_an_outage_of_the_engine_is_found_with_its_true_code() {
     let (host, engine) = (FakeHost::start(), EngineProxy::start());
     let daemon = Daemon::builder().host(&host).engine(&engine).start();
-    let id = execute(&daemon, "sleep 2; exit 5");
-    host.wait_status(id, "running", SOON);
+    let id = running(&host, &daemon, "sleep 2; exit 5");
     engine.down();
-    assert!(wait_until(SOON, || has_ended(&container(id))));
+    assert!(wait_until(SOON, || has_ended(&task_container(id))));
     engine.up();
     assert_eq!(host.wait_final(id, AFTER_AN_OUTAGE).exit_code, Some(5));
 }
@@ -551,13 +549,12 @@ fn task_accepted_during_an_outage_of_the_engine_runs_once_it_is_back() {
 fn runner_that_starts_without_an_engine_takes_up_its_tasks_when_there_is_one() {
     let (host, engine) = (FakeHost::start(), EngineProxy::start());
     let mut daemon = Daemon::builder().host(&host).engine(&engine).start();
-    let id = execute(&daemon, "sleep 2; exit 5");
-    host.wait_status(id, "running", SOON);
+    let id = running(&host, &daemon, "sleep 2; exit 5");
     daemon.kill9();
     engine.down();
     daemon.restart();
     assert_eq!(daemon.get("/health").expect(200).json["status"], "degraded");
-    assert!(wait_until(SOON, || has_ended(&container(id))));
+    assert!(wait_until(SOON, || has_ended(&task_container(id))));
     engine.up();
     assert_eq!(host.wait_final(id, AFTER_AN_OUTAGE).exit_code, Some(5));
 }

@@ -82,29 +82,6 @@ pub fn execute(daemon: &Daemon, command: &str) -> u64 {
     id
 }
 
-/// The body of kill, pause and resume, as the host sends it.
-pub fn control_body(id: u64) -> Value {
-    json!({ "task_id": id, "container_name": container(id) })
-}
-
-/// The name of a task's container (contract 5.1).
-pub fn container(id: u64) -> String {
-    format!("kohakuriver-task-{id}")
-}
-
-/// The task as `/api/tasks/{id}` shows it once it has this status; fails the test when it doesn't
-/// come to that in time.
-#[track_caller]
-pub fn wait_task(daemon: &Daemon, id: u64, status: &str) -> Value {
-    let mut task = Value::Null;
-    let reached = wait_until(SOON, || {
-        task = daemon.get(&format!("/api/tasks/{id}")).json;
-        task["status"] == status
-    });
-    assert!(reached, "not {status}: {task:#}");
-    task
-}
-
 /// Looks every 10 ms until `reached` says so. False when `patience` was over first.
 #[must_use]
 pub fn wait_until(patience: Duration, mut reached: impl FnMut() -> bool) -> bool {
