@@ -12,7 +12,7 @@ use ureq::unversioned::transport::NextTimeout;
 
 use crate::limits::{HOST_ADDRESSES_MAX, HOST_RESOLVE_AGAIN, HOST_RESOLVE_RETRY, STACK_BYTES};
 use crate::stop::Stop;
-use crate::threads;
+use crate::threads::{self, lock};
 
 /// `HOST_ADDRESS` and what it stands for now.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl HostNames {
 
     /// The addresses known now.
     pub fn known(&self) -> Vec<IpAddr> {
-        self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+        lock(&self.known).clone()
     }
 
     /// Resolves now and again until `stop`, and tells `changed` the addresses each time they are
@@ -52,10 +52,7 @@ impl HostNames {
             loop {
                 let pause = match names.resolve() {
                     Ok(found) => {
-                        let before = std::mem::replace(
-                            &mut *names.known.lock().unwrap_or_else(|p| p.into_inner()),
-                            found.clone(),
-                        );
+                        let before = std::mem::replace(&mut *lock(&names.known), found.clone());
                         if before != found {
                             changed(found);
                         }

@@ -14,7 +14,7 @@ use crate::metrics;
 use crate::model::ids::TaskId;
 use crate::model::task::Report;
 use crate::stop::Stop;
-use crate::threads;
+use crate::threads::{self, lock, unpoisoned};
 use crate::wire::host::Update;
 
 /// Tasks with something unsent. Setting the mark cannot fail or block, and is bounded by the tasks.
@@ -123,7 +123,7 @@ impl Outbox {
             if due.stopping {
                 return None;
             }
-            due = self.changed.wait(due).unwrap_or_else(|poisoned| poisoned.into_inner());
+            due = unpoisoned(self.changed.wait(due));
         }
     }
 
@@ -137,16 +137,13 @@ impl Outbox {
             if left.is_zero() {
                 break;
             }
-            due = match self.changed.wait_timeout(due, left) {
-                Ok((due, _)) => due,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
+            due = unpoisoned(self.changed.wait_timeout(due, left)).0;
         }
         due.stopping
     }
 
     fn lock(&self) -> MutexGuard<'_, Due> {
-        self.due.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.due)
     }
 }
 

@@ -6,7 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
@@ -18,6 +18,7 @@ use crate::limits::{ENDED_RECORD_AGE_MAX, ENDED_RECORDS_MAX};
 use crate::metrics;
 use crate::model::ids::TaskId;
 use crate::model::task::TaskRecord;
+use crate::threads::lock;
 
 /// The records of this node.
 #[derive(Debug)]
@@ -327,10 +328,6 @@ fn id_of(path: &Path) -> Option<TaskId> {
 
 fn at(doing: &'static str, path: &Path, source: io::Error) -> StoreError {
     StoreError::Io { doing, path: path.to_owned(), source }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 #[cfg(test)]

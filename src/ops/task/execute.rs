@@ -17,9 +17,10 @@ use crate::model::phase::{Phase, Wanted};
 use crate::model::task::{ContainerTrace, Report, TaskRecord, TaskSpec};
 use crate::model::time::Stamp;
 use crate::ops::images::{self, ImageFault, ImageReady, ImageResult};
-use crate::ops::node::{Exit, lock};
+use crate::ops::node::Exit;
 use crate::ops::{Node, OpError, network};
 use crate::store::StoreError;
+use crate::threads::lock;
 
 /// Accepts a task. When this returns `Ok` the task is on disk and will end in exactly one outcome
 /// (design law 1).

@@ -18,9 +18,10 @@ use crate::model::phase::{Phase, Wanted};
 use crate::model::task::{ContainerTrace, FinalStatus, Outcome, TaskRecord};
 use crate::model::time::Stamp;
 use crate::ops::Node;
-use crate::ops::node::{Exit, lock};
+use crate::ops::node::Exit;
 use crate::ops::reports::withdrawn;
 use crate::store::StoreError;
+use crate::threads::lock;
 
 /// 128 + SIGKILL: by us, by the kernel's OOM killer, or by somebody on the machine.
 const KILLED_EXIT_CODE: i64 = 137;

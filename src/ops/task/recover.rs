@@ -12,8 +12,9 @@ use crate::model::ids::TaskId;
 use crate::model::phase::{Phase, Wanted};
 use crate::model::placement::Placement;
 use crate::model::task::{ContainerTrace, Report, TaskRecord, TaskSpec, Times};
-use crate::ops::node::{Exit, lock};
+use crate::ops::node::Exit;
 use crate::ops::{Node, network};
+use crate::threads::lock;
 
 /// Sets every live record going again after a start of ours. Needs no Engine: what needs one waits
 /// on its lane.
