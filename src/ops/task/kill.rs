@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::finish::killed;
+use super::outcome::killed;
 use crate::metrics;
 use crate::model::ids::TaskId;
 use crate::model::phase::{Denied, Verb, Verdict, Wanted, decide};

@@ -1,5 +1,6 @@
 //! A command task's life. `execute` accepts and starts it, `kill` and `freeze` are the verbs on it,
-//! `finish` ends it, `recover` finds it again after a restart or a lost event stream.
+//! `finish` ends it as `outcome` says, `recover` finds it again after a restart or a lost event
+//! stream.
 
 pub mod container;
 pub mod execute;
@@ -7,6 +8,7 @@ pub mod finish;
 pub mod freeze;
 pub mod kill;
 pub mod logs;
+pub mod outcome;
 pub mod recover;
 
 use std::sync::Arc;
