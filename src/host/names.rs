@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use log::Level;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
@@ -49,9 +50,11 @@ impl HostNames {
         }
         let names = Arc::clone(self);
         threads::spawn("host-names", STACK_BYTES, move || {
+            let mut is_away = false;
             loop {
                 let pause = match names.resolve() {
                     Ok(found) => {
+                        is_away = false;
                         let before = std::mem::replace(&mut *lock(&names.known), found.clone());
                         if before != found {
                             changed(found);
@@ -60,7 +63,10 @@ impl HostNames {
                     }
                     // The old addresses stay: a resolver that is away does not move the host.
                     Err(error) => {
-                        log::warn!("HOST_ADDRESS {}: {error}", names.address);
+                        // The first only: it is asked again every two seconds.
+                        let level = if is_away { Level::Debug } else { Level::Warn };
+                        log::log!(level, "HOST_ADDRESS {}: {error}", names.address);
+                        is_away = true;
                         HOST_RESOLVE_RETRY
                     }
                 };

@@ -8,6 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use log::Level;
+
 use super::{Host, Verdict};
 use crate::limits::{OUTBOX_BACKOFF_FIRST, OUTBOX_BACKOFF_MAX, OUTBOX_LAST_TRY, STACK_BYTES};
 use crate::metrics;
@@ -100,7 +102,10 @@ impl Outbox {
                     self.notify(id);
                 }
                 Err(error) => {
-                    log::warn!("task {id}: {} not told: {error}", update.status);
+                    // The first of an outage only; a host may be away for a weekend.
+                    let is_first = backoff == OUTBOX_BACKOFF_FIRST;
+                    let level = if is_first { Level::Warn } else { Level::Debug };
+                    log::log!(level, "task {id}: {} not told: {error}", update.status);
                     // To the back: a report that the host chokes on must not hold up the others.
                     self.notify(id);
                     if self.pause(backoff) {

@@ -174,9 +174,9 @@ impl Table {
         };
         self.write(record)?;
         let (from, to) = (self.live_file(id), self.ended_file(id));
-        in_directory(&self.ended, || {
+        self.note_trouble(in_directory(&self.ended, || {
             fs::rename(&from, &to).map_err(|source| at("move", &from, source))
-        })?;
+        }))?;
         *slot = None;
         drop(slot);
         lock(&self.live).remove(&id);
@@ -262,16 +262,18 @@ impl Table {
         let content = serde_json::to_vec(record)
             .map_err(|source| StoreError::Broken { path: path.clone(), source })?;
         metrics::RECORD_WRITES.up();
-        let written = in_directory(&self.tasks, || file::write_durably(&path, &content));
-        let before = std::mem::replace(
-            &mut *lock(&self.trouble),
-            written.as_ref().err().map(ToString::to_string),
-        );
+        self.note_trouble(in_directory(&self.tasks, || file::write_durably(&path, &content)))
+    }
+
+    /// Remembers how the last step on the disk went, for [`Table::trouble`].
+    fn note_trouble(&self, done: Result<(), StoreError>) -> Result<(), StoreError> {
+        let trouble = done.as_ref().err().map(ToString::to_string);
+        let before = std::mem::replace(&mut *lock(&self.trouble), trouble);
         // The first only: what was refused is tried again every second, for every task.
-        if let (Err(error), None) = (&written, before) {
+        if let (Err(error), None) = (&done, before) {
             log::error!("{error}");
         }
-        written
+        done
     }
 
     /// Why records can't be written now, if they can't.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::container::is_ours;
 use super::outcome::{Ending, killed, outcome_of, withdrawn};
-use super::{after, when_the_disk_is_back, when_the_engine_is_back};
+use super::{after, note_refusal, when_the_disk_is_back, when_the_engine_is_back};
 use crate::docker::{DockerError, Removal, Volumes};
 use crate::lanes::Next;
 use crate::limits::{ENDED_KEPT_MAX, LOG_TAIL_BYTES_MAX, REMOVE_RETRY_PAUSE, STORE_RETRY_PAUSE};
@@ -71,7 +71,7 @@ fn kill_container(node: &Arc<Node>, record: &TaskRecord) -> Next {
         Err(error) if error.is_conflict() => conclude(node, record, Exit::Found),
         Err(error) if error.is_missing() => conclude(node, record, Exit::Gone),
         Err(error) => {
-            log::warn!("task {id}: kill: {error}");
+            note_refusal(id, "its kill", &error);
             when_the_engine_is_back(node, id, settle)
         }
     }
@@ -87,7 +87,7 @@ fn conclude(node: &Arc<Node>, record: &TaskRecord, exit: Exit) -> Next {
             return Next::Done;
         }
         Err(error) => {
-            log::warn!("task {id}: how it ended: {error}");
+            note_refusal(id, "how it ended", &error);
             return when_the_engine_is_back(node, id, settle);
         }
     };
@@ -203,7 +203,7 @@ fn clean_up(node: &Arc<Node>, record: &TaskRecord) -> Next {
             Ok(()) => {}
             Err(error) if error.is_missing() => {}
             Err(error) => {
-                log::warn!("task {id}: its container stays for now: {error}");
+                note_refusal(id, "its container stays for now", &error);
                 return after(node, id, REMOVE_RETRY_PAUSE, settle);
             }
         }
@@ -216,10 +216,8 @@ fn clean_up(node: &Arc<Node>, record: &TaskRecord) -> Next {
     }
     match node.tasks.retire(id) {
         Ok(()) => Next::Done,
-        Err(error) => {
-            log::error!("task {id}: {error}");
-            when_the_disk_is_back(node, id, settle)
-        }
+        // The table has said it.
+        Err(_) => when_the_disk_is_back(node, id, settle),
     }
 }
 

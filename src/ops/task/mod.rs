@@ -14,7 +14,10 @@ pub mod recover;
 use std::sync::Arc;
 use std::time::Duration;
 
+use log::Level;
+
 use super::Node;
+use crate::docker::DockerError;
 use crate::lanes::{Job, Next, Place};
 use crate::limits::{ENGINE_RETRY_PAUSE, STORE_RETRY_PAUSE};
 use crate::model::ids::TaskId;
@@ -36,6 +39,13 @@ fn then(node: &Arc<Node>, id: TaskId, step: Step) -> Next {
 /// The Engine is away: what was accepted waits for it (design law 1). A raised flag ends the pause.
 fn when_the_engine_is_back(node: &Arc<Node>, id: TaskId, step: Step) -> Next {
     after(node, id, ENGINE_RETRY_PAUSE, step)
+}
+
+/// Says that the Engine did not do something for a task and is asked again. An Engine that is away
+/// shows in `/health`; every task saying so every second would fill the log.
+fn note_refusal(id: TaskId, doing: &str, error: &DockerError) {
+    let level = if error.is_engine_trouble() { Level::Debug } else { Level::Warn };
+    log::log!(level, "task {id}: {doing}: {error}");
 }
 
 /// The state directory refused a write: nothing goes on before it is on disk.
