@@ -260,8 +260,8 @@ fn verdict(task: &Task) -> Verdict {
         (_, None) if task.phases.started.is_none() => told(NEVER_RAN, "did not start"),
         (Status::Completed, code) => Verdict { code: code.unwrap_or(0), text: None },
         (Status::KilledOom, code) => told(code.unwrap_or(KILLED), "ran out of memory"),
-        (Status::Killed | Status::Stopped, code) => {
-            let text = Some(format!("task {id} was {}", task.status.name()));
+        (Status::Killed, code) => {
+            let text = Some(format!("task {id} was killed"));
             Verdict { code: code.unwrap_or(KILLED), text }
         }
         // The task has said itself why; the runner speaks up only where it knows more than the

@@ -16,13 +16,13 @@ use crate::wire::docker::{
 };
 
 /// The label every container of a runner carries; the Engine filters by it.
-pub const LABEL_MANAGED: &str = "kohakuriver.managed";
-pub const LABEL_TASK: &str = "kohakuriver.task_id";
-pub const LABEL_KIND: &str = "kohakuriver.task_type";
+const LABEL_MANAGED: &str = "kohakuriver.managed";
+const LABEL_TASK: &str = "kohakuriver.task_id";
+const LABEL_KIND: &str = "kohakuriver.task_type";
 /// The owner: `NODE_ID`. Without it a container made from a committed image would pass for ours.
 pub const LABEL_NODE: &str = "kohakuriver.node";
 /// The record's essentials as JSON, never environment or keys (design D6).
-pub const LABEL_RECORD: &str = "river-runner.record";
+const LABEL_RECORD: &str = "river-runner.record";
 
 /// The part of SHARED_DIR that every task sees, as [`SHARED_MOUNT`].
 pub const SHARED_DATA: &str = "shared_data";
