@@ -2,6 +2,7 @@
 //! (design D15).
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -14,10 +15,9 @@ use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, LOG_FOLLOW_PAUSE, TASKS_LISTED_MA
 use crate::model::ids::TaskId;
 use crate::model::phase::Phase;
 use crate::ops::files_thread::on_files_thread;
-use crate::ops::task::freeze::{self, Done};
-use crate::ops::task::logs::{self, Chunk};
-use crate::ops::task::{execute as executing, kill as killing};
-use crate::ops::{Node, OpError, network};
+use crate::ops::task::freeze::Done;
+use crate::ops::task::logs::Chunk;
+use crate::ops::{Node, OpError, network, task as ops};
 use crate::serve::{Answer, Call, Reply, Stream, StreamOut, Woken};
 use crate::wire::api::fields::Invalid;
 use crate::wire::api::tasks::{ControlBody, ExecuteBody};
@@ -30,7 +30,7 @@ pub fn execute(node: &Arc<Node>, call: Call) -> Answer {
         let network = network::known(node);
         let spec = task_spec(body, fields, &node.settings, &node.topology, &network)?;
         let id = spec.id;
-        executing::accept(node, spec, key)?;
+        ops::execute::accept(node, spec, key)?;
         Ok(Reply::json(200, &json!({ "message": "Task accepted.", "task_id": id })))
     })
 }
@@ -39,19 +39,19 @@ pub fn execute(node: &Arc<Node>, call: Call) -> Answer {
 pub fn kill(node: &Arc<Node>, call: Call) -> Answer {
     answer(|| {
         let id = control_id(&call)?;
-        killing::kill(node, id)?;
+        ops::kill::kill(node, id)?;
         Ok(Reply::json(200, &json!({ "message": format!("Task {id} is being killed.") })))
     })
 }
 
 /// `POST /api/pause`: answered when the Engine has done it.
 pub fn pause(node: &Arc<Node>, call: Call) -> Answer {
-    frozen(node, call, freeze::pause, "paused")
+    frozen(node, call, ops::freeze::pause, "paused")
 }
 
 /// `POST /api/resume`: answered when the Engine has done it.
 pub fn resume(node: &Arc<Node>, call: Call) -> Answer {
-    frozen(node, call, freeze::resume, "resumed")
+    frozen(node, call, ops::freeze::resume, "resumed")
 }
 
 fn frozen(
@@ -121,7 +121,7 @@ const BYTES: &str = "application/octet-stream";
 /// What a call for logs asks for.
 struct LogRequest {
     id: TaskId,
-    path: std::path::PathBuf,
+    path: PathBuf,
     offset: u64,
     follow: bool,
 }
@@ -129,7 +129,7 @@ struct LogRequest {
 impl LogRequest {
     fn read(&self, node: &Node, offset: u64) -> Result<Chunk, Fault> {
         let path = self.path.clone();
-        let chunk = on_files_thread(node, move || logs::read(&path, offset))?;
+        let chunk = on_files_thread(node, move || ops::logs::read(&path, offset))?;
         chunk.map_err(|error| {
             log::warn!("task {}: its output: {error}", self.id);
             Fault::from(OpError::Unreadable { path: self.path.clone(), source: error })
@@ -179,9 +179,8 @@ fn follow(node: &Arc<Node>, asked: LogRequest) -> Answer {
 
 fn control_id(call: &Call) -> Result<TaskId, Fault> {
     let body = ControlBody::read(call.body())?;
-    u64::try_from(body.task_id).ok().and_then(|id| TaskId::try_from(id).ok()).ok_or_else(|| {
-        let msg = "a task id is a whole number from 1 to 2^63-1";
-        Invalid::value("body", "task_id", msg, body.task_id.into()).into()
+    TaskId::from_wire(body.task_id).map_err(|error| {
+        Invalid::value("body", "task_id", error.to_string(), body.task_id.into()).into()
     })
 }
 

@@ -4,9 +4,9 @@ use std::net::Ipv4Addr;
 use std::sync::Mutex;
 
 use super::Node;
-use super::node::lock;
 use crate::docker::DockerError;
 use crate::model::settings::{Settings, Subnet};
+use crate::threads::lock;
 use crate::wire::docker::{CreateNetwork, Ipam, IpamPool};
 
 /// The default network as the Engine has it; unknown until the Engine was asked.

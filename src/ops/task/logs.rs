@@ -4,10 +4,11 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::container::SHARED_DATA;
 use crate::lanes::Pool;
 use crate::limits::LOG_CHUNK_BYTES_MAX;
 use crate::model::ids::TaskId;
@@ -76,7 +77,7 @@ pub fn prepare(shared_dir: &Path, files: &LogFiles, owner: &Owner) -> Result<(),
     if !shared_dir.is_dir() {
         return Err(LogsFault::SharedDirMissing(shared_dir.to_owned()));
     }
-    make_directory(&shared_dir.join("shared_data"))?;
+    make_directory(&shared_dir.join(SHARED_DATA))?;
     make_directory(&files.directory)?;
     for path in [&files.stdout, &files.stderr] {
         make_directory(path.parent().unwrap_or(&files.directory))?;
@@ -125,7 +126,7 @@ pub fn read(path: &Path, offset: u64) -> io::Result<Chunk> {
     };
     let metadata = file.metadata()?;
     // The task can replace its file by anything; only a file is read.
-    if metadata.file_type().is_fifo() || !metadata.is_file() {
+    if !metadata.is_file() {
         return Err(io::Error::other("no regular file"));
     }
     file.seek(SeekFrom::Start(offset))?;
