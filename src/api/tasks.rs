@@ -2,6 +2,7 @@
 //! (design D15).
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -13,6 +14,7 @@ use super::task_view::task_view;
 use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, LOG_FOLLOW_PAUSE, TASKS_LISTED_MAX};
 use crate::model::ids::TaskId;
 use crate::model::phase::Phase;
+use crate::model::task::LogFiles;
 use crate::ops::files_thread::on_files_thread;
 use crate::ops::task::freeze::{self, Done};
 use crate::ops::task::logs::{self, Chunk};
@@ -121,15 +123,16 @@ const BYTES: &str = "application/octet-stream";
 /// What a call for logs asks for.
 struct LogRequest {
     id: TaskId,
-    path: std::path::PathBuf,
+    directory: PathBuf,
+    path: PathBuf,
     offset: u64,
     follow: bool,
 }
 
 impl LogRequest {
     fn read(&self, node: &Node, offset: u64) -> Result<Chunk, Fault> {
-        let path = self.path.clone();
-        let chunk = on_files_thread(node, move || logs::read(&path, offset))?;
+        let (directory, path) = (self.directory.clone(), self.path.clone());
+        let chunk = on_files_thread(node, move || logs::read(&directory, &path, offset))?;
         chunk.map_err(|error| {
             log::warn!("task {}: its output: {error}", self.id);
             Fault::from(OpError::Unreadable { path: self.path.clone(), source: error })
@@ -140,16 +143,17 @@ impl LogRequest {
 fn log_request(node: &Arc<Node>, call: &Call) -> Result<LogRequest, Fault> {
     let id = task_id_in_path(call.param("task_id"))?;
     let record = node.tasks.find(id).map_err(OpError::from)?;
+    let LogFiles { directory, stdout, stderr } = record.spec.logs;
     let path = match call.query("stream").unwrap_or("stdout") {
-        "stdout" => record.spec.logs.stdout,
-        "stderr" => record.spec.logs.stderr,
+        "stdout" => stdout,
+        "stderr" => stderr,
         other => {
             let msg = "must be stdout or stderr";
             return Err(Invalid::value("query", "stream", msg, other.into()).into());
         }
     };
     let offset = query::number(call, "offset")?;
-    Ok(LogRequest { id, path, offset, follow: query::flag(call, "follow")? })
+    Ok(LogRequest { id, directory, path, offset, follow: query::flag(call, "follow")? })
 }
 
 fn follow(node: &Arc<Node>, asked: LogRequest) -> Answer {
