@@ -83,7 +83,7 @@ impl Table {
         // Looked at while the place in the map is ours: `retire` moves the file first and leaves
         // the map after, so an id that is over is seen in one of the two.
         let written =
-            if self.is_over(id) { Err(StoreError::Exists(id)) } else { self.write(&record) };
+            if self.is_over(id) { Err(StoreError::Exists(id)) } else { self.write_first(&record) };
         match written {
             Ok(()) => *slot = Some(record),
             Err(_) => drop(lock(&self.live).remove(&id)),
@@ -277,6 +277,14 @@ impl Table {
             log::error!("{error}");
         }
         done
+    }
+
+    /// The first write of a record. Refused after the rename (its directory can't be opened or synced),
+    /// it must not be found at the next start: its caller was told that nothing was accepted.
+    fn write_first(&self, record: &TaskRecord) -> Result<(), StoreError> {
+        self.write(record).inspect_err(|_| {
+            let _ = fs::remove_file(self.live_file(record.spec.id));
+        })
     }
 
     /// Why records can't be written now, if they can't.

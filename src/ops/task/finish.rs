@@ -231,8 +231,12 @@ fn is_kept(node: &Node, id: TaskId) -> bool {
         waits.then_some((record.times.recorded, record.spec.id))
     });
     waiting.sort_unstable_by(|a, b| b.cmp(a));
-    for (_, fallen) in waiting.iter().skip(ENDED_KEPT_MAX).filter(|(_, fallen)| *fallen != id) {
-        node.lanes.raise(*fallen);
+    // Not those that somebody works on: of two that the Engine refuses to remove, each would end the
+    // other's pause, for ever.
+    for (_, fallen) in waiting.iter().skip(ENDED_KEPT_MAX) {
+        if !node.lanes.holds(*fallen) {
+            node.lanes.raise(*fallen);
+        }
     }
     waiting.iter().take(ENDED_KEPT_MAX).any(|(_, kept)| *kept == id)
 }
