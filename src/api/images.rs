@@ -37,7 +37,8 @@ pub fn sync(node: &Arc<Node>, call: Call) -> Answer {
         return Reply::from(fault).into();
     }
     let (answer, responder) = call.park();
-    ops::sync(node, name.clone(), move |synced| {
+    let wanted = name.clone();
+    let done = Box::new(move |synced| {
         responder.respond(match synced {
             Ok(Synced::Loaded(path)) => Reply::json(
                 200,
@@ -52,6 +53,7 @@ pub fn sync(node: &Arc<Node>, call: Call) -> Answer {
             Err(error) => Fault::from(error).into(),
         });
     });
+    ops::sync(node, wanted, done);
     answer
 }
 

@@ -208,3 +208,136 @@ fn normalised(path: &Path) -> PathBuf {
     }
     result
 }
+
+#[cfg(test)]
+mod test {
+    use std::collections::BTreeMap;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::model::placement::Placement;
+    use crate::model::topology::{Node, NumaNode};
+
+    fn topology() -> Topology {
+        let node = Node {
+            cpus: "0-3".parse().unwrap(),
+            memory_bytes: Some(1 << 30),
+            distances: BTreeMap::new(),
+        };
+        Topology { online: "0-3".parse().unwrap(), nodes: BTreeMap::from([(NumaNode(0), node)]) }
+    }
+
+    fn read(change: Value) -> Result<TaskSpec, Invalid> {
+        let mut body = json!({
+            "task_id": "7", "command": "true", "container_name": "env",
+            "stdout_path": "/s/logs/7/stdout.log", "stderr_path": "/s/logs/7/stderr.log",
+        });
+        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let settings = Settings { shared_dir: "/s".into(), ..Settings::default() };
+        let network = NetworkFacts {
+            subnet: settings.docker_network_subnet,
+            gateway: settings.docker_network_gateway,
+            differs: false,
+        };
+        let (body, fields) = ExecuteBody::read(body.to_string().as_bytes())?;
+        task_spec(body, fields, &settings, &topology(), &network)
+    }
+
+    /// The one field that is refused.
+    fn refused(change: Value) -> String {
+        let Invalid(faults) = read(change).unwrap_err();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        faults[0].loc[1].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn body_with_the_required_fields_gets_the_contracts_defaults() {
+        let spec = read(json!({})).unwrap();
+        assert_eq!(spec.id.to_string(), "7");
+        assert_eq!(spec.cores.map(|cores| cores.get()), Some(1));
+        assert_eq!((spec.memory_bytes, spec.placement), (None, Placement::Anywhere));
+        assert_eq!(spec.working_dir, "/shared");
+        assert_eq!(spec.image, ImageSource::Environment("env".into()));
+    }
+
+    #[test]
+    fn registry_image_overrides_the_environment_and_needs_none() {
+        let spec = read(json!({"registry_image": "a/b:c", "container_name": null})).unwrap();
+        assert_eq!(spec.image, ImageSource::Registry("a/b:c".into(), Pull::Always));
+        assert_eq!(refused(json!({"container_name": null})), "container_name");
+        assert_eq!(refused(json!({"container_name": ""})), "container_name");
+    }
+
+    #[test]
+    fn names_that_would_become_something_else_are_refused() {
+        assert_eq!(refused(json!({"container_name": "../x"})), "container_name");
+        assert_eq!(refused(json!({"registry_image": "a?b=c"})), "registry_image");
+        assert_eq!(refused(json!({"registry_image": "--help"})), "registry_image");
+    }
+
+    #[test]
+    fn log_path_outside_the_tasks_own_directory_is_refused_in_every_spelling() {
+        for path in [
+            "/s/logs/8/stdout.log",
+            "/s/logs/7",
+            "/s/logs/7/",
+            "/s/logs/7/../8/stdout.log",
+            "/s/logs/77/stdout.log",
+            "/etc/passwd",
+            "stdout.log",
+            "",
+        ] {
+            assert_eq!(refused(json!({"stdout_path": path})), "stdout_path", "{path}");
+        }
+        assert!(read(json!({"stdout_path": "/s//logs/./7/deep/../out"})).is_ok());
+    }
+
+    #[test]
+    fn limits_below_one_are_no_limit_and_above_the_machine_are_refused() {
+        let spec = read(json!({"required_cores": 0, "required_memory_bytes": 0})).unwrap();
+        assert_eq!((spec.cores, spec.memory_bytes), (None, None));
+        assert!(read(json!({"required_cores": -3})).unwrap().cores.is_none());
+        assert_eq!(refused(json!({"required_cores": 5})), "required_cores");
+        assert_eq!(refused(json!({"required_memory_bytes": 4096})), "required_memory_bytes");
+        assert_eq!(refused(json!({"required_memory_bytes": -1})), "required_memory_bytes");
+    }
+
+    #[test]
+    fn numa_node_that_does_not_exist_is_refused() {
+        let cpuset = read(json!({"target_numa_node_id": 0})).unwrap().cpuset.unwrap();
+        assert_eq!((&*cpuset.cpus, &*cpuset.mems), ("0-3", "0"));
+        assert_eq!(refused(json!({"target_numa_node_id": 1})), "target_numa_node_id");
+        assert_eq!(refused(json!({"target_numa_node_id": -1})), "target_numa_node_id");
+    }
+
+    #[test]
+    fn reserved_address_must_be_a_free_one_of_the_network() {
+        assert!(read(json!({"reserved_ip": "172.30.4.5"})).is_ok());
+        assert!(read(json!({"reserved_ip": ""})).unwrap().reserved_ip.is_none());
+        assert_eq!(refused(json!({"reserved_ip": "10.0.0.1"})), "reserved_ip");
+        assert_eq!(refused(json!({"reserved_ip": "172.30.0.1"})), "reserved_ip");
+        assert_eq!(refused(json!({"reserved_ip": "fe80::1"})), "reserved_ip");
+    }
+
+    #[test]
+    fn nul_bytes_and_broken_variables_are_refused() {
+        assert_eq!(refused(json!({"command": "a\0b"})), "command");
+        assert_eq!(refused(json!({"arguments": ["\0"]})), "arguments");
+        assert_eq!(refused(json!({"env_vars": {"A=B": "c"}})), "env_vars");
+        assert_eq!(refused(json!({"env_vars": {"": "c"}})), "env_vars");
+    }
+
+    #[test]
+    fn working_directory_must_be_absolute_and_empty_is_the_default() {
+        assert_eq!(refused(json!({"working_dir": "tmp"})), "working_dir");
+        assert_eq!(read(json!({"working_dir": ""})).unwrap().working_dir, "/shared");
+    }
+
+    #[test]
+    fn faults_of_types_and_of_values_come_together() {
+        let body = json!({"required_cores": "x", "required_gpus": [-1], "working_dir": "tmp"});
+        let Invalid(faults) = read(body).unwrap_err();
+        assert_eq!(faults.len(), 3, "{faults:?}");
+    }
+}

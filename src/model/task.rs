@@ -21,7 +21,7 @@ pub struct TaskSpec {
     pub command: String,
     /// Words appended to the command, each quoted.
     pub arguments: Vec<String>,
-    /// Environment in the caller's order.
+    /// The user's environment; names are unique.
     pub env: Vec<(String, String)>,
     /// CPU limit in whole cores; `None` is unlimited.
     pub cores: Option<NonZeroU32>,

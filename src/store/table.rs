@@ -280,3 +280,142 @@ fn at(doing: &'static str, path: &Path, source: io::Error) -> StoreError {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
+
+#[cfg(test)]
+mod test {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::model::phase::Phase;
+    use crate::model::placement::Placement;
+    use crate::model::task::{
+        ContainerTrace, FinalStatus, ImageSource, LogFiles, Outcome, TaskSpec,
+    };
+    use crate::model::time::Stamp;
+
+    fn id(number: u64) -> TaskId {
+        TaskId::try_from(number).unwrap()
+    }
+
+    fn record(number: u64) -> TaskRecord {
+        let spec = TaskSpec {
+            id: id(number),
+            command: "true".into(),
+            arguments: vec![],
+            env: vec![("SECRET".into(), "x".into())],
+            cores: None,
+            memory_bytes: None,
+            gpus: vec![],
+            placement: Placement::Anywhere,
+            cpuset: None,
+            image: ImageSource::Environment("env".into()),
+            working_dir: "/shared".into(),
+            logs: LogFiles {
+                directory: PathBuf::from("/l"),
+                stdout: PathBuf::from("/l/o"),
+                stderr: PathBuf::from("/l/e"),
+            },
+            reserved_ip: None,
+        };
+        TaskRecord::accepted(spec, Stamp::now(), None, "s".into(), vec![])
+    }
+
+    fn end(record: &mut TaskRecord) {
+        let outcome = Outcome { status: FinalStatus::Completed, exit_code: Some(0), message: None };
+        record.end(outcome, None, Stamp::now(), false);
+        record.container = ContainerTrace::Removed;
+    }
+
+    #[test]
+    fn record_is_there_after_a_restart_as_it_was_last_updated() {
+        let state = tempfile::tempdir().unwrap();
+        let table = Table::open(state.path()).unwrap();
+        table.insert(record(7)).unwrap();
+        table.update(id(7), |record| record.phase = Phase::Running).unwrap();
+        drop(table);
+        let again = Table::open(state.path()).unwrap();
+        assert_eq!(again.get(id(7)).unwrap().phase, Phase::Running);
+    }
+
+    #[test]
+    fn update_that_changes_nothing_writes_nothing() {
+        let state = tempfile::tempdir().unwrap();
+        let table = Table::open(state.path()).unwrap();
+        table.insert(record(7)).unwrap();
+        let file = state.path().join("tasks/7.json");
+        fs::remove_file(&file).unwrap();
+        table.update(id(7), |record| record.phase).unwrap();
+        assert!(!file.exists());
+    }
+
+    #[test]
+    fn update_that_can_t_be_written_leaves_the_record_as_it_was() {
+        let state = tempfile::tempdir().unwrap();
+        let table = Table::open(state.path()).unwrap();
+        table.insert(record(7)).unwrap();
+        fs::remove_dir_all(state.path().join("tasks")).unwrap();
+        assert!(table.update(id(7), |record| record.phase = Phase::Running).is_err());
+        assert_eq!(table.get(id(7)).unwrap().phase, Phase::Accepted);
+    }
+
+    #[test]
+    fn settled_record_leaves_memory_and_its_id_stays_taken() {
+        let state = tempfile::tempdir().unwrap();
+        let table = Table::open(state.path()).unwrap();
+        table.insert(record(7)).unwrap();
+        table.update(id(7), end).unwrap();
+        table.retire(id(7)).unwrap();
+        assert_eq!(table.live_count(), 0);
+        assert_eq!(table.find(id(7)).unwrap().phase, Phase::Ended);
+        assert!(matches!(table.insert(record(7)), Err(StoreError::Exists(_))));
+        assert_eq!(table.live_count(), 0);
+    }
+
+    #[test]
+    fn record_that_still_needs_something_is_not_put_away() {
+        let state = tempfile::tempdir().unwrap();
+        let table = Table::open(state.path()).unwrap();
+        table.insert(record(7)).unwrap();
+        table.retire(id(7)).unwrap();
+        assert!(table.get(id(7)).is_some());
+    }
+
+    #[test]
+    fn file_that_is_no_record_is_set_aside_and_the_others_are_read() {
+        let state = tempfile::tempdir().unwrap();
+        Table::open(state.path()).unwrap().insert(record(7)).unwrap();
+        let tasks = state.path().join("tasks");
+        fs::write(tasks.join("8.json"), "").unwrap();
+        fs::write(tasks.join("9.json"), fs::read(tasks.join("7.json")).unwrap()).unwrap();
+        fs::write(tasks.join("10.json.new"), "half").unwrap();
+        let table = Table::open(state.path()).unwrap();
+        assert_eq!(table.live(|record| Some(record.spec.id)), [id(7)]);
+        assert_eq!(fs::read_dir(state.path().join("broken")).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(&tasks).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn records_are_for_their_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let state = tempfile::tempdir().unwrap();
+        Table::open(state.path()).unwrap().insert(record(7)).unwrap();
+        let file = fs::metadata(state.path().join("tasks/7.json")).unwrap();
+        assert_eq!(file.permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn old_records_are_thrown_away_and_young_ones_stay() {
+        let state = tempfile::tempdir().unwrap();
+        let table = Table::open(state.path()).unwrap();
+        for number in [7, 8] {
+            table.insert(record(number)).unwrap();
+            table.update(id(number), end).unwrap();
+            table.retire(id(number)).unwrap();
+        }
+        let long_ago = SystemTime::now() - ENDED_RECORD_AGE_MAX - Duration::from_secs(60);
+        let old = fs::File::options().write(true).open(state.path().join("ended/7.json")).unwrap();
+        old.set_modified(long_ago).unwrap();
+        assert_eq!(table.prune().unwrap(), 1);
+        assert!(!table.is_over(id(7)) && table.is_over(id(8)));
+    }
+}

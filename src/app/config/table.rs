@@ -135,7 +135,7 @@ pub const SETTINGS: &[Row] = &[
         "More directories for all containers, each as \"/on/the/host:/in/the/container[:ro]\". A \
          directory that holds state_dir or api_socket is refused."),
     setting!(docker_image_sync_timeout: u64, |v: &Value| within(v, 1..=86_400),
-        "Seconds that loading an environment's tarball or pulling an image may take."),
+        "Seconds that loading an environment's tarball may take. A pull has 600."),
     setting!(docker_network_name: String, name,
         "The Docker network of containers. Created if there is none of that name."),
     setting!(docker_network_subnet: Subnet,

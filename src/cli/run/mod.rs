@@ -263,7 +263,11 @@ fn verdict(task: &Task) -> Verdict {
             let text = Some(format!("task {id} was {}", task.status.name()));
             Verdict { code: code.unwrap_or(137), text }
         }
-        (Status::Failed, Some(code)) if task.phases.started.is_some() => {
+        // The task has said itself why; the runner speaks up only where it knows more than the
+        // number, such as what was said before the output was redirected.
+        (Status::Failed, Some(code))
+            if task.message.is_none() || message == format!("exit code {code}") =>
+        {
             Verdict { code, text: None }
         }
         (Status::Failed, code) => told(code.unwrap_or(NEVER_RAN), "failed"),
@@ -289,8 +293,15 @@ mod test {
     #[test]
     fn code_of_the_task_is_ours() {
         assert_eq!(verdict(&task("completed", Some(0), true)), Verdict { code: 0, text: None });
-        assert_eq!(verdict(&task("failed", Some(3), true)), Verdict { code: 3, text: None });
-        assert_eq!(verdict(&task("failed", Some(137), true)), Verdict { code: 137, text: None });
+        let mut failed = task("failed", Some(3), true);
+        failed.message = Some("exit code 3".to_owned());
+        assert_eq!(verdict(&failed), Verdict { code: 3, text: None });
+    }
+
+    #[test]
+    fn reason_that_says_more_than_the_code_is_shown() {
+        let verdict = verdict(&task("failed", Some(137), true));
+        assert_eq!((verdict.code, verdict.text.as_deref()), (137, Some("task 7 failed: said so")));
     }
 
     #[test]

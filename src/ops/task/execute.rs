@@ -153,10 +153,7 @@ fn create(node: &Arc<Node>, id: TaskId, owner: Owner) -> Next {
         Err(_) => return when_the_disk_is_back(node, id, begin),
     };
     match create_with_network(node, &record) {
-        Ok(created) => match owner {
-            Owner::Named(name) => own_by_name(node, id, created, name),
-            Owner::Known { .. } | Owner::AsIs => start(node, id, &created),
-        },
+        Ok(created) => own_and_start(node, id, created, owner),
         Err(error) if error.is_conflict() => adopt(node, id),
         Err(error) if error.is_engine_trouble() => when_the_engine_is_back(node, id, begin),
         Err(error) => refuse_by_engine(node, id, &error),
@@ -186,6 +183,14 @@ fn user_shift(node: &Node) -> (u32, u32) {
     let facts = lock(&node.engine_facts);
     let shift = facts.as_ref().and_then(|facts| facts.userns_shift);
     shift.map_or((0, 0), |shift| (shift.uid, shift.gid))
+}
+
+fn own_and_start(node: &Arc<Node>, id: TaskId, container: String, owner: Owner) -> Next {
+    match owner {
+        Owner::Named(name) => own_by_name(node, id, container, name),
+        // Done with the making of the files.
+        Owner::Known { .. } | Owner::AsIs => start(node, id, &container),
+    }
 }
 
 /// The image's USER is a name: its numbers are in the container's own /etc/passwd.
@@ -314,7 +319,10 @@ fn take_over(node: &Arc<Node>, id: TaskId, container: &Container) -> Next {
         return when_the_disk_is_back(node, id, begin);
     }
     match container.started_at.map(Stamp::from) {
-        None => start(node, id, &container.id),
+        None => {
+            let owner = Owner::of_image(&container.user, user_shift(node));
+            own_and_start(node, id, container.id.clone(), owner)
+        }
         Some(at) if container.running => started(node, id, at),
         Some(at) => {
             lock(&node.exits).entry(id).or_insert(Exit::Found);
