@@ -9,3 +9,5 @@ mod engine;
 mod engine_faults;
 mod kit;
 mod kit_selftest;
+/// The container network, where it is not there yet.
+mod network;
