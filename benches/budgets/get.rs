@@ -14,8 +14,8 @@ use crate::peers::Peer;
 use crate::place::Place;
 use crate::runner::Runner;
 
-/// A task nobody knows: through the whole door, the route's pattern and the table of tasks, and
-/// not one system call in the handler.
+/// A task nobody knows: through the whole door, the route's pattern and the table of tasks, and one
+/// `open` of a record that is not there.
 const TARGET: &str = "/api/tasks/1";
 
 const FEW: usize = 4;

@@ -25,8 +25,8 @@ struct Heard {
 #[derive(Default)]
 struct State {
     beats: u64,
-    /// When the final report of a task was here, in nanoseconds since 1970.
-    finals: HashMap<u64, i64>,
+    /// Final reports, and when they were here in nanoseconds since 1970.
+    finals: HashMap<u64, (Value, i64)>,
 }
 
 /// Longer than any task of ours takes on a machine that is busy with other things.
@@ -57,7 +57,9 @@ impl Host {
 
     /// When the final report of this task was here, in nanoseconds since 1970.
     pub fn wait_final(&self, task: u64) -> i64 {
-        self.wait(|state| state.finals.remove(&task))
+        let (report, at) = self.wait(|state| state.finals.remove(&task));
+        assert_eq!(report["status"], "completed", "a task of ours went wrong: {report}");
+        at
     }
 
     fn wait<T>(&self, look: impl Fn(&mut State) -> Option<T>) -> T {
@@ -115,8 +117,7 @@ impl Heard {
             let report: Value = serde_json::from_slice(body)?;
             let status = report["status"].as_str().unwrap_or_default();
             if !matches!(status, "pending" | "running") {
-                assert_eq!(status, "completed", "a task of ours went wrong: {report}");
-                state.finals.insert(report["task_id"].as_u64().unwrap_or_default(), at);
+                state.finals.insert(report["task_id"].as_u64().unwrap_or_default(), (report, at));
             }
         }
         self.changed.notify_all();

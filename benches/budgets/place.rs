@@ -18,12 +18,14 @@ pub struct Place {
     directory: tempfile::TempDir,
 }
 
-/// A range that Docker does not hand out, and that no other tests use.
-pub const NETWORK_SUBNET: &str = "10.213.78.0/24";
-pub const NETWORK_GATEWAY: &str = "10.213.78.1";
-
-/// The Engine's own names of what a busybox is asked for.
+/// What a busybox is asked for here.
 const APPLETS: &[&str] = &["sh", "sleep", "true"];
+
+pub struct Network {
+    pub name: String,
+    pub subnet: String,
+    pub gateway: String,
+}
 
 impl Place {
     pub fn take(quick: bool) -> Place {
@@ -57,8 +59,15 @@ impl Place {
         &self.prefix
     }
 
-    pub fn network(&self) -> String {
-        format!("{}-net", self.prefix)
+    /// The network that our runners make: in a range that Docker does not hand out, and that a
+    /// run beside this one is unlikely to have.
+    pub fn network(&self) -> Network {
+        let range = format!("10.214.{}", std::process::id() % 256);
+        Network {
+            name: format!("{}-net", self.prefix),
+            subnet: format!("{range}.0/24"),
+            gateway: format!("{range}.1"),
+        }
     }
 
     /// Makes the environment that tasks run in: a busybox and nothing else. Its name, as the host

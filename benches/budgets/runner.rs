@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::engine;
 use crate::host::Host;
 use crate::http::Http;
-use crate::place::{NETWORK_GATEWAY, NETWORK_SUBNET, Place};
+use crate::place::Place;
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_river-runner");
 
@@ -51,9 +51,10 @@ impl Runner {
         set("runner_port", i64::from(address.port()).into());
         set("node_id", place.node_id().into());
         set("docker_host", format!("unix://{}", engine::socket().display()).into());
-        set("docker_network_name", place.network().into());
-        set("docker_network_subnet", NETWORK_SUBNET.into());
-        set("docker_network_gateway", NETWORK_GATEWAY.into());
+        let network = place.network();
+        set("docker_network_name", network.name.into());
+        set("docker_network_subnet", network.subnet.into());
+        set("docker_network_gateway", network.gateway.into());
         if let Some(host) = host {
             set("host_address", "127.0.0.1".into());
             set("host_port", i64::from(host.port).into());

@@ -18,7 +18,7 @@ use crate::budget::{Figures, median};
 use crate::engine::{Ends, Engine};
 use crate::host::Host;
 use crate::http;
-use crate::place::{NETWORK_GATEWAY, NETWORK_SUBNET, Place, unique_id};
+use crate::place::{Place, unique_id};
 use crate::runner::Runner;
 
 /// Long enough to read the runner's figures between the start and the end.
@@ -28,10 +28,13 @@ pub fn run(place: &Place, figures: &mut Figures) {
     let host = Host::start();
     let environment = place.environment();
     let runner = Runner::start(place, Some(&host));
+    let network = place.network();
     let settings = Settings {
         shared_dir: runner.shared_dir.clone(),
         local_temp_dir: runner.local_temp_dir.clone(),
-        docker_network_name: place.network(),
+        docker_network_name: network.name,
+        docker_network_subnet: network.subnet.parse().expect("a subnet"),
+        docker_network_gateway: network.gateway.parse().expect("an address"),
         node_id: place.node_id().to_owned(),
         ..Settings::default()
     };
@@ -86,7 +89,7 @@ fn by_hand(engine: &mut Engine, settings: &Settings, execute: &Value) -> f64 {
     let record = record(settings, execute);
     std::fs::create_dir_all(&record.spec.logs.directory).expect("a directory");
     let name = record.spec.id.task_container();
-    let body = create_body(settings, &network(), &record);
+    let body = create_body(settings, &facts(settings), &record);
     let body = serde_json::to_value(body).expect("JSON");
     let look =
         http::request("GET", &format!("/images/{}/json", record.spec.image.reference()), None);
@@ -104,14 +107,14 @@ fn by_hand(engine: &mut Engine, settings: &Settings, execute: &Value) -> f64 {
 fn record(settings: &Settings, execute: &Value) -> TaskRecord {
     let topology = topology::read(&settings.sysfs_root);
     let (body, fields) = ExecuteBody::read(execute.to_string().as_bytes()).expect("our own body");
-    let spec = task_spec(body, fields, settings, &topology, &network());
+    let spec = task_spec(body, fields, settings, &topology, &facts(settings));
     TaskRecord::accepted(spec.expect("our own body"), Stamp::now(), None, String::new(), vec![])
 }
 
-fn network() -> NetworkFacts {
+fn facts(settings: &Settings) -> NetworkFacts {
     NetworkFacts {
-        subnet: NETWORK_SUBNET.parse().expect("a subnet"),
-        gateway: NETWORK_GATEWAY.parse().expect("an address"),
+        subnet: settings.docker_network_subnet,
+        gateway: settings.docker_network_gateway,
         differs: false,
     }
 }
