@@ -38,8 +38,6 @@ pub fn run(place: &Place, figures: &mut Figures) {
     figures.tell("task_cpu_ms", used.as_secs_f64() * 1e3 / count as f64);
     sleep(rest);
     figures.tell("used_pss_mb", runner.pss_bytes() / 1e6);
-
-    running_task(place, &runner, &environment, figures);
 }
 
 /// Runs tasks that end at once, until the host knows the end of each.
@@ -61,11 +59,18 @@ fn run_tasks(runner: &Runner, host: &Host, environment: &str, count: usize) {
     });
 }
 
-/// What memory grows by for each task that runs, once all is told and quiet.
-fn running_task(place: &Place, runner: &Runner, environment: &str, figures: &mut Figures) {
+/// What memory grows by for each task that runs, once all is told and quiet. In a runner without a
+/// past: what many tasks have left free in the heap would hide it.
+pub fn running_task(place: &Place, figures: &mut Figures) {
     let count = place.pick(64, 2);
     // Pool threads end when idle for 2 s; their stacks are no task's.
     let settle = place.pick(Duration::from_secs(5), Duration::from_millis(500));
+    let host = Host::start();
+    let environment = place.environment();
+    let runner = Runner::start(place, Some(&host));
+    // Every thread has worked once, every cache is filled.
+    run_tasks(&runner, &host, &environment, AT_ONCE);
+    runner.wait_no_tasks();
     let mut events = runner.events();
     let mut client = runner.connect();
     sleep(settle);
@@ -73,13 +78,13 @@ fn running_task(place: &Place, runner: &Runner, environment: &str, figures: &mut
     let ids: Vec<u64> = (0..count).map(|_| unique_id()).collect();
     for some in ids.chunks(AT_ONCE) {
         for &id in some {
-            let body = runner.execute_body(environment, id, "sleep 600");
+            let body = runner.execute_body(&environment, id, "sleep 600");
             client
                 .call("POST", "/api/execute", Some(&body))
                 .expect("the runner answers")
                 .expect(200);
         }
-        events.wait("started", some.len());
+        some.iter().for_each(|_| drop(events.wait("started")));
     }
     runner.wait_no_reports();
     sleep(settle);

@@ -41,11 +41,8 @@ const GROUPS: &[Group] = &[
         what: "start and end of a task, beside raw Engine calls",
         run: tasks::run,
     },
-    Group {
-        name: "life",
-        what: "memory and CPU: idle, after many tasks, with many",
-        run: life::run,
-    },
+    Group { name: "life", what: "memory and CPU: idle, and after many tasks", run: life::run },
+    Group { name: "running", what: "memory of tasks that run", run: life::running_task },
 ];
 
 fn main() -> ExitCode {

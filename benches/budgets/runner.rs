@@ -214,16 +214,17 @@ pub struct Events {
 }
 
 impl Events {
-    /// Reads on until this has happened so often, to whatever tasks.
-    pub fn wait(&mut self, what: &str, count: usize) {
+    /// Reads on until this happens, to whatever task; the event.
+    pub fn wait(&mut self, what: &str) -> Value {
         let mut line = String::new();
-        let mut seen = 0;
-        while seen < count {
+        loop {
             line.clear();
             let read = self.lines.read_line(&mut line).expect("an event within the patience");
             assert!(read > 0, "the runner ended its events");
             let event: Value = serde_json::from_str(&line).expect("a line of JSON");
-            seen += usize::from(event["event"] == what);
+            if event["event"] == what {
+                return event;
+            }
         }
     }
 }
