@@ -13,6 +13,18 @@
 //!
 //! `POST /api/execute` from socket to report, in six files: `serve/pool.rs`, `api/tasks.rs`,
 //! `ops/task/execute.rs`, `docker/containers.rs`, `ops/task/finish.rs`, `host/outbox.rs`.
+//!
+//! A program can have a node of its own:
+//!
+//! ```no_run
+//! use river_runner::app;
+//! use river_runner::model::settings::Settings;
+//!
+//! let node = app::start(Settings { runner_port: 0, ..Settings::default() })?;
+//! println!("listening on {}", node.local_addr());
+//! node.stop(); // containers run on
+//! # Ok::<(), app::StartError>(())
+//! ```
 
 pub mod api;
 pub mod app;

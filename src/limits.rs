@@ -15,7 +15,7 @@ pub const STACK_BYTES: usize = 256 * 1024;
 pub const HTTP_WORKERS: usize = 8;
 /// Of those, the ones that serve urgent rows only: one for the host, one for an operator.
 pub const HTTP_WORKERS_RESERVED: usize = 2;
-/// Whole requests waiting for a worker, per pace; beyond it the caller is told 503 at once.
+/// Whole requests waiting, per pace, while all workers are busy; beyond it the caller is told 503.
 pub const HTTP_LINE_MAX: usize = 1024;
 /// Connections open at a time, half the usual 32,768 ephemeral ports of one caller.
 pub const HTTP_CONNECTIONS_MAX: usize = 16_384;
@@ -67,9 +67,8 @@ pub const HTTP_PARKED_SLOW_DEADLINE: Duration = Duration::from_secs(60 * 60);
 pub const HTTP_LINGER: Duration = Duration::from_secs(2);
 /// And for this many bytes.
 pub const HTTP_LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// An otherwise idle worker waits this long for the next request of the connection it answered:
-/// a round trip over loopback is 0.05 ms, and a pass through the door costs two thread switches.
-pub const HTTP_POLL: Duration = Duration::from_micros(300);
+/// How long every worker may be busy before the door reads requests in their place.
+pub const HTTP_HELP: Duration = Duration::from_millis(1);
 /// The door looks for passed deadlines this often while anybody is connected.
 pub const HTTP_SWEEP: Duration = Duration::from_millis(500);
 /// Streams open at a time; each is a thread.
@@ -209,6 +208,10 @@ pub const CPUS_MAX: usize = 8192;
 
 /// Files of sysfs and procfs are read up to here. `/proc/stat` of 8192 CPUs is below 1 MiB.
 pub const KERNEL_FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// The kernel's log: a record is below 8 KiB by the kernel's own limit; a log is a few thousand.
+pub const KERNEL_LOG_RECORD_BYTES_MAX: usize = 8 * 1024;
+pub const KERNEL_LOG_RECORDS_MAX: usize = 100_000;
 
 // ── ops ──────────────────────────────────────────────────────────────────────────────────────
 

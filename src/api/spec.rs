@@ -166,14 +166,17 @@ fn reserved_ip(
 ) -> Option<Ipv4Addr> {
     let text = text.filter(|text| !text.is_empty())?;
     match text.parse() {
-        Ok(address) if network.subnet.contains(address) && address != network.gateway => {
+        Ok(address) if network.subnet.has_member(address) && address != network.gateway => {
             Some(address)
         }
         Ok(_) => {
             let (subnet, gateway) = (network.subnet, network.gateway);
             fields.refuse(
                 "reserved_ip",
-                format!("must be an address of the container network {subnet} other than its gateway {gateway}"),
+                format!(
+                    "must be a member's address of the container network {subnet} and not its \
+                     gateway's, {gateway}"
+                ),
             );
             None
         }

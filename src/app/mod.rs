@@ -28,7 +28,7 @@ use crate::machine::{addresses, topology};
 use crate::model::settings::Settings;
 use crate::model::time::Stamp;
 use crate::model::topology::Topology;
-use crate::ops::task::{finish, recover};
+use crate::ops::task::{finish, logs, recover};
 use crate::ops::{Node, reports};
 use crate::serve::access::Policy;
 use crate::serve::{Access, Patience, ServeError, Server, Setup};
@@ -108,8 +108,7 @@ fn start_all(settings: Settings, stop: &Stop) -> Result<Running, StartError> {
         let home = Arc::clone(&home);
         let seen = move |id| {
             if let Some(node) = home.get().and_then(Weak::upgrade) {
-                let now = Stamp::now();
-                node.tasks.note(id, |record| record.times.first_output.get_or_insert(now).micros());
+                logs::written(&node, id, Stamp::now());
             }
         };
         FirstWrites::start(seen, stop)

@@ -28,20 +28,16 @@ impl Contact {
     /// A heartbeat was acknowledged.
     pub fn acknowledged(&self, now: Stamp) {
         let mut state = self.lock();
-        let gap = state.last_at.is_none_or(|last| last.elapsed() >= HOST_GAP_MAX);
-        if gap {
-            state.unbroken_since = Some(now);
-        }
-        state.last_at = Some(Instant::now());
+        state.heard_at(now);
         state.last_acknowledged = Some(now);
-        state.trouble = None;
     }
 
-    /// The host took our registration.
-    pub fn registered(&self) {
+    /// The host took our registration. From here on it dispatches, and counts our silence: a task
+    /// that comes before the first heartbeat is acknowledged comes after no gap.
+    pub fn registered(&self, now: Stamp) {
         let mut state = self.lock();
+        state.heard_at(now);
         state.registered = true;
-        state.trouble = None;
     }
 
     /// The host does not know us (any more).
@@ -72,6 +68,17 @@ impl Contact {
     }
 }
 
+impl ContactState {
+    fn heard_at(&mut self, now: Stamp) {
+        let gap = self.last_at.is_none_or(|last| last.elapsed() >= HOST_GAP_MAX);
+        if gap {
+            self.unbroken_since = Some(now);
+        }
+        self.last_at = Some(Instant::now());
+        self.trouble = None;
+    }
+}
+
 #[cfg(test)]
 mod test {
     use super::*;
@@ -80,6 +87,14 @@ mod test {
     fn contact_before_the_first_acknowledgement_is_broken() {
         let contact = Contact::default();
         assert!(!contact.unbroken_since(Stamp::now()));
+    }
+
+    #[test]
+    fn contact_begins_with_the_registration() {
+        let contact = Contact::default();
+        contact.registered(Stamp::from_seconds(2));
+        contact.acknowledged(Stamp::from_seconds(4));
+        assert!(contact.unbroken_since(Stamp::from_seconds(3)));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 pub mod addresses;
 pub mod disk;
+pub mod kernel_log;
 pub mod pin;
 pub mod random;
 pub mod topology;

@@ -30,7 +30,8 @@ struct Inner {
 }
 
 impl FirstWrites {
-    /// Starts the thread; `seen` is called with each task that has written.
+    /// Starts the thread; `seen` is called with each task one of whose files was written or
+    /// truncated. That file is not watched any more then.
     ///
     /// # Errors
     /// No inotify instance or thread was to be had.
@@ -58,7 +59,7 @@ impl FirstWrites {
         Ok(FirstWrites { inner })
     }
 
-    /// Watches `files` for the first write to any of them. May block on a hung file system: call it
+    /// Watches each of `files` for its next change. May block on a hung file system: call it
     /// on a files thread. A watch that can't be had costs the phase time and nothing else.
     pub fn watch(&self, task: TaskId, files: &[&Path]) {
         for file in files {

@@ -78,7 +78,8 @@ fn is_words_only(text: &str) -> bool {
             (Inside::Single, b'\'') | (Inside::Double, b'"') => inside = Inside::Nothing,
             (Inside::Single, _) => {}
             (_, b'`') => return false,
-            (_, b'$') if bytes.peek() == Some(&b'(') => return false,
+            // `$'…'` has escapes in some shells and none in others.
+            (_, b'$') if matches!(bytes.peek(), Some(b'(' | b'\'')) => return false,
             // `\` at the very end would swallow what is put behind the command.
             (_, b'\\') => {
                 if bytes.next().is_none_or(|escaped| escaped == b'\n') {
@@ -145,6 +146,7 @@ mod test {
             "a `b`",
             "a $(b)",
             "a \"$(b)\"",
+            r"a $'b'",
             "a # c",
             "a 'open",
             "a \\",

@@ -36,6 +36,15 @@ impl Subnet {
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         (address.to_bits() ^ self.base.to_bits()) & mask_v4(self.prefix) == 0
     }
+
+    /// Whether a member of this network can have `address`: any in it but the first, which is the
+    /// network's own, and the last, which is for broadcasts. A network of two is all members.
+    pub fn has_member(&self, address: Ipv4Addr) -> bool {
+        const NO_BROADCAST_PREFIX: u8 = 31;
+        let host_bits = address.to_bits() & !mask_v4(self.prefix);
+        let is_special = host_bits == 0 || host_bits == !mask_v4(self.prefix);
+        self.contains(address) && (self.prefix >= NO_BROADCAST_PREFIX || !is_special)
+    }
 }
 
 impl Cidr {
@@ -179,6 +188,15 @@ mod test {
         assert!(net.contains(Ipv4Addr::new(172, 30, 255, 255)));
         assert!(!net.contains(Ipv4Addr::new(172, 31, 0, 0)));
         assert!(!net.contains(Ipv4Addr::new(172, 29, 255, 255)));
+    }
+
+    #[test]
+    fn members_are_all_addresses_but_the_first_and_the_last() {
+        let net = subnet("10.0.0.0/30");
+        let members = (0..6).map(|last| net.has_member(Ipv4Addr::new(10, 0, 0, last)));
+        assert_eq!(members.collect::<Vec<_>>(), [false, true, true, false, false, false]);
+        assert!(subnet("10.0.0.0/31").has_member(Ipv4Addr::new(10, 0, 0, 1)));
+        assert!(!subnet("0.0.0.0/0").has_member(Ipv4Addr::BROADCAST));
     }
 
     #[test]

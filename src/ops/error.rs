@@ -62,7 +62,9 @@ impl From<StoreError> for OpError {
         match error {
             StoreError::Exists(id) => OpError::InUse(id),
             StoreError::Missing(id) => OpError::NotKnown(id),
-            error @ (StoreError::Io { .. } | StoreError::Broken { .. }) => OpError::Store(error),
+            error @ (StoreError::InUse { .. }
+            | StoreError::Io { .. }
+            | StoreError::Broken { .. }) => OpError::Store(error),
         }
     }
 }

@@ -17,6 +17,9 @@ pub fn warnings(node: &Node) -> Vec<String> {
     {
         warnings.push(format!("host: {trouble}"));
     }
+    if let Some(trouble) = node.tasks.trouble() {
+        warnings.push(format!("state directory: {trouble}"));
+    }
     let network = network::known(node);
     if network.differs {
         warnings.push(format!(

@@ -66,10 +66,12 @@ impl Policy {
     /// Addresses and fixed names can't be pointed at us by somebody else's name server.
     fn knows_host(&self, authority: &str) -> bool {
         let Some(name) = host_of(authority) else { return false };
-        name.parse::<IpAddr>().is_ok()
+        let known = name.parse::<IpAddr>().is_ok()
             || name.eq_ignore_ascii_case("localhost")
             || name.eq_ignore_ascii_case(&self.hostname)
-            || self.allow_hosts.iter().any(|known| name.eq_ignore_ascii_case(known))
+            || self.allow_hosts.iter().any(|known| name.eq_ignore_ascii_case(known));
+        // An unset name of this machine is not the name of nobody.
+        known && !name.is_empty()
     }
 
     fn knows_origin(&self, origin: &str, authority: Option<&str>) -> bool {

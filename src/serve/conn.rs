@@ -183,6 +183,11 @@ impl Census {
         Some(Pass { census: Arc::clone(self), key })
     }
 
+    /// Whether there is no connection.
+    pub fn is_empty(&self) -> bool {
+        self.counts().total == 0
+    }
+
     fn counts(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }

@@ -2,7 +2,7 @@
 //! come here with a connection that has new bytes, and get a job, or the connection has been
 //! seated, answered or closed. Never blocks.
 
-use std::io::IoSlice;
+use std::io::{ErrorKind, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -16,7 +16,7 @@ use super::call::{decode, decode_query};
 use super::conn::Conn;
 use super::head::{self, Framing, Head, Scan};
 use super::line::{Lane, Line};
-use super::lobby::{Lobby, Stage};
+use super::lobby::{Lobby, Seat, Stage};
 use super::refusal::Refusal;
 use super::reply::{After, Manner, Reply};
 use super::route::{Audience, Found, Pace, Row, Table};
@@ -84,6 +84,12 @@ pub(super) struct Desk {
     pub stopping: AtomicBool,
     /// Readable from the moment of the stop on.
     pub stop_bell: EventFd,
+    /// Whether the door has been asked to look after the lobby, and what wakes it for that.
+    pub door_helps: AtomicBool,
+    pub help_bell: EventFd,
+    /// Ordinary workers that are not on the bench, and how many of them are enough.
+    pub attending: AtomicUsize,
+    pub attending_enough: usize,
     /// Workers alive and streams open.
     pub workers: AtomicUsize,
     pub streams: AtomicUsize,
@@ -154,13 +160,50 @@ impl Desk {
         None
     }
 
+    /// Does what a seated connection waited for. A job comes of it if that was a request's end.
+    pub fn attend(&self, seat: Seat, scratch: &mut [u8]) -> Option<Job> {
+        let Seat { mut conn, stage, deadline } = seat;
+        match stage {
+            Stage::Head => {
+                let begun = !conn.read.is_empty();
+                receive(&mut conn, scratch)?;
+                self.advance(conn, begun.then_some(deadline))
+            }
+            Stage::Body(request) => {
+                receive(&mut conn, scratch)?;
+                self.collect(conn, request, Some(deadline))
+            }
+            // Only the peer's end shows here; whoever works on the order needs no caller.
+            Stage::Parked(_) => None,
+            Stage::Answering { bytes, sent, after } => {
+                let conn = self.lobby.send_rest(conn, bytes, sent, after)?;
+                self.advance(conn, None)
+            }
+            Stage::Lingering { bytes_left } => {
+                let bytes_left = bytes_left.checked_sub(receive(&mut conn, scratch)?)?;
+                conn.read.clear();
+                self.lobby.seat(conn, Stage::Lingering { bytes_left }, deadline);
+                None
+            }
+        }
+    }
+
     /// Puts `job` in the line; if that is full the caller is told.
     pub fn enqueue(&self, job: Job) {
         let lane = job.request.lane();
-        let Err(job) = self.line.push(job, lane) else { return };
+        let Err(job) = self.line.push(job, lane) else { return self.lobby.kick() };
         metrics::HTTP_OVERLOADS.up();
         let refusal = if self.is_stopping() { Refusal::Stopping } else { Refusal::Busy };
         self.refuse(job.conn, &refusal, manner(&job.request.head, After::Linger));
+    }
+
+    /// Asks the door to see to it that the lobby is attended to, once until it has done so.
+    pub fn ask_for_help(&self) {
+        if !self.door_helps.swap(true, Ordering::SeqCst)
+            && let Err(error) = self.help_bell.write(1)
+        {
+            log::error!("the door can't be asked for help: {error}");
+        }
     }
 
     /// Answers for the door itself. The connection comes back if it goes on.
@@ -190,8 +233,9 @@ impl Desk {
 
     /// Ends the door, the workers when their line is empty, and the streams.
     pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
+        self.stopping.store(true, Ordering::SeqCst);
         self.line.close();
+        self.lobby.kick_all(self.workers.load(Ordering::Relaxed));
         if let Err(error) = self.stop_bell.write(1) {
             log::error!("the stop can't be told to the door: {error}");
         }
@@ -241,6 +285,16 @@ impl Desk {
         let query = head.query.map_or("", |query| query.text(bytes));
         let query = decode_query(query).ok_or(Refusal::Coding)?;
         Ok(Admitted { row, params, query })
+    }
+}
+
+/// How many bytes came, if the peer is still there.
+fn receive(conn: &mut Conn, scratch: &mut [u8]) -> Option<usize> {
+    match conn.receive(scratch) {
+        Ok(0) => None,
+        Ok(count) => Some(count),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Some(0),
+        Err(_) => None,
     }
 }
 

@@ -1,33 +1,39 @@
-//! The door: one thread that accepts, collects requests as they come and hands whole ones to the
-//! line. It alone waits on the epoll set; it never blocks on a peer and never runs a handler.
+//! The door: one thread that accepts, ends what takes too long, and stands in when no worker
+//! looks after the lobby: then it reads requests into the line, so that urgent ones reach the
+//! reserved workers. It never blocks on a peer and never runs a handler.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::conn::{Census, Conn, Peer, Socket};
 use super::desk::Desk;
 use super::listen::Listener;
-use super::lobby::{Seat, Stage, Token};
+use super::lobby::{Seat, Stage};
 use super::refusal::Refusal;
 use super::reply::Manner;
 use crate::limits::{
-    HTTP_ACCEPT_PAUSE, HTTP_ACCEPTS_PER_TURN, HTTP_DRAIN, HTTP_HEAD_BYTES_MAX, HTTP_SWEEP,
+    HTTP_ACCEPT_PAUSE, HTTP_ACCEPTS_PER_TURN, HTTP_DRAIN, HTTP_HEAD_BYTES_MAX, HTTP_HELP,
+    HTTP_SWEEP,
 };
 use crate::metrics;
 
 /// Events taken from the kernel at a time.
 const EVENTS_PER_TURN: usize = 64;
+/// Events of the two bells; listeners have their place in the list.
+const STOP: u64 = u64::MAX;
+const HELP: u64 = u64::MAX - 1;
 /// While stopping, the door looks this often whether all is done.
 const DRAIN_TURN: Duration = Duration::from_millis(10);
 
 /// What the door's thread owns.
 pub(super) struct Door {
     desk: Arc<Desk>,
+    epoll: Epoll,
     listeners: Vec<Listener>,
     census: Arc<Census>,
     /// Given up for a moment to tell a caller that there are no file descriptors left.
@@ -35,24 +41,29 @@ pub(super) struct Door {
     /// Accepting rests until then.
     resting_until: Option<Instant>,
     swept: Instant,
+    /// What workers had attended to when the door last looked.
+    attended: u64,
     scratch: Box<[u8]>,
 }
 
 impl Door {
     /// Prepares to listen. Nothing is accepted before [`Door::keep`].
     pub fn new(desk: Arc<Desk>, listeners: Vec<Listener>) -> io::Result<Door> {
-        let bell = EpollEvent::new(EpollFlags::EPOLLIN, Token::BELL);
-        desk.lobby.epoll.add(&desk.stop_bell, bell)?;
-        for (listener, token) in listeners.iter().zip(Token::LISTENER..) {
-            desk.lobby.epoll.add(listener, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&desk.stop_bell, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
+        epoll.add(&desk.help_bell, EpollEvent::new(EpollFlags::EPOLLIN, HELP))?;
+        for (listener, number) in listeners.iter().zip(0..) {
+            epoll.add(listener, EpollEvent::new(EpollFlags::EPOLLIN, number))?;
         }
         Ok(Door {
             desk,
+            epoll,
             listeners,
             census: Arc::default(),
             spare: spare(),
             resting_until: None,
             swept: Instant::now(),
+            attended: 0,
             scratch: vec![0; HTTP_HEAD_BYTES_MAX].into(),
         })
     }
@@ -78,75 +89,58 @@ impl Door {
 
     /// Nobody here, nothing to look after: then the door sleeps until somebody comes.
     fn timeout(&self) -> Option<Duration> {
-        let sweep = (!self.desk.lobby.is_empty()).then_some(HTTP_SWEEP);
-        self.resting_until.map(|_| HTTP_ACCEPT_PAUSE).or(sweep)
+        if self.desk.door_helps.load(Ordering::SeqCst) {
+            Some(HTTP_HELP)
+        } else if self.resting_until.is_some() {
+            Some(HTTP_ACCEPT_PAUSE)
+        } else {
+            (!self.census.is_empty()).then_some(HTTP_SWEEP)
+        }
     }
 
     fn turn(&mut self, events: &mut [EpollEvent], timeout: Option<Duration>) {
         let timeout = timeout.map(EpollTimeout::try_from).and_then(Result::ok);
-        let timeout = timeout.unwrap_or(EpollTimeout::NONE);
         // EINTR is a turn without events.
-        let count = self.desk.lobby.epoll.wait(events, timeout).unwrap_or(0);
+        let count = self.epoll.wait(events, timeout.unwrap_or(EpollTimeout::NONE)).unwrap_or(0);
+        // Whoever has just asked gets a moment: busy is not stuck.
+        let mut look = self.desk.door_helps.load(Ordering::SeqCst);
         for event in &events[..count] {
             match event.data() {
-                Token::BELL => {}
-                token if token >= Token::LISTENER => {
-                    self.accept_some((token - Token::LISTENER) as usize);
+                STOP => {}
+                HELP => {
+                    let _ = self.desk.help_bell.read();
+                    look = false;
                 }
-                token => {
-                    let Some(seat) = self.desk.lobby.take(Token::from_event(token)) else {
-                        continue;
-                    };
-                    if let Some((conn, deadline)) = self.attend(seat)
-                        && let Some(job) = self.desk.advance(conn, deadline)
-                    {
-                        self.desk.enqueue(job);
-                    }
-                }
+                listener => self.accept_some(listener as usize),
             }
+        }
+        if look {
+            self.help(events);
         }
     }
 
-    /// Does what a seated connection waited for. It comes back if it may hold a request now, with
-    /// the deadline of the one it has begun.
-    fn attend(&mut self, seat: Seat) -> Option<(Box<Conn>, Option<Instant>)> {
-        let Seat { mut conn, stage, deadline } = seat;
-        match stage {
-            Stage::Head => {
-                let begun = !conn.read.is_empty();
-                self.receive(&mut conn)?;
-                Some((conn, begun.then_some(deadline)))
+    /// Takes care that somebody attends to the lobby. Workers that come and go are let alone.
+    fn help(&mut self, events: &mut [EpollEvent]) {
+        if self.desk.lobby.is_attended() {
+            self.desk.door_helps.store(false, Ordering::SeqCst);
+            // The last may have left between these lines, and found that help was asked for.
+            if self.desk.lobby.is_attended() {
+                return;
             }
-            Stage::Body(request) => {
-                self.receive(&mut conn)?;
-                if let Some(job) = self.desk.collect(conn, request, Some(deadline)) {
-                    self.desk.enqueue(job);
-                }
-                None
-            }
-            // Only the peer's end shows here; whoever works on the order needs no caller.
-            Stage::Parked(_) => None,
-            Stage::Answering { bytes, sent, after } => {
-                let conn = self.desk.lobby.send_rest(conn, bytes, sent, after)?;
-                Some((conn, None))
-            }
-            Stage::Lingering { bytes_left } => {
-                let count = self.receive(&mut conn)?;
-                conn.read.clear();
-                let bytes_left = bytes_left.checked_sub(count)?;
-                self.desk.lobby.seat(conn, Stage::Lingering { bytes_left }, deadline);
-                None
-            }
+            self.desk.door_helps.store(true, Ordering::SeqCst);
         }
-    }
-
-    /// How many bytes came, if the peer is still there.
-    fn receive(&mut self, conn: &mut Conn) -> Option<usize> {
-        match conn.receive(&mut self.scratch) {
-            Ok(0) => None,
-            Ok(count) => Some(count),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Some(0),
-            Err(_) => None,
+        let attended = self.desk.lobby.attended();
+        if attended != self.attended {
+            self.attended = attended;
+            return;
+        }
+        if self.desk.line.call() {
+            return;
+        }
+        for seat in self.desk.lobby.stand_in(events) {
+            if let Some(job) = self.desk.attend(seat, &mut self.scratch) {
+                self.desk.enqueue(job);
+            }
         }
     }
 
@@ -194,10 +188,9 @@ impl Door {
     }
 
     fn listen(&self, interest: EpollFlags) {
-        for (listener, token) in self.listeners.iter().zip(Token::LISTENER..) {
-            let modified =
-                self.desk.lobby.epoll.modify(listener, &mut EpollEvent::new(interest, token));
-            if let Err(error) = modified {
+        for (listener, number) in self.listeners.iter().zip(0..) {
+            let mut event = EpollEvent::new(interest, number);
+            if let Err(error) = self.epoll.modify(listener, &mut event) {
                 log::error!("epoll does not know a listener any more: {error}");
             }
         }
@@ -223,7 +216,7 @@ impl Door {
     fn drain(&mut self, events: &mut [EpollEvent]) {
         let end = Instant::now() + HTTP_DRAIN;
         self.listeners.clear();
-        let _ = self.desk.lobby.epoll.delete(&self.desk.stop_bell);
+        let _ = self.epoll.delete(&self.desk.stop_bell);
         loop {
             drop(self.desk.lobby.take_all(|seat| matches!(seat.stage, Stage::Head)));
             let everybody_left = self.desk.lobby.is_empty();
@@ -231,6 +224,8 @@ impl Door {
             if Instant::now() >= end || (everybody_left && workers_left) {
                 break;
             }
+            // Workers are leaving: nobody else looks after those who are being answered.
+            self.desk.door_helps.store(true, Ordering::SeqCst);
             self.turn(events, Some(DRAIN_TURN));
         }
         for Seat { conn, stage, .. } in self.desk.lobby.take_all(|_| true) {

@@ -1,131 +1,130 @@
-//! The bounded queue before the workers. Two paces, so that urgent work finds a worker when all
-//! ordinary ones are stuck; the worker that rested last goes first, its caches still warm. A job is
-//! handed to one worker by name, so that no wake-up is lost or spent on two.
+//! Requests that wait for a worker, in two bounded queues, so that urgent work is done when all
+//! ordinary workers are stuck. Usually empty: a worker that rests takes requests from the lobby
+//! itself, and the queues fill only when nobody rests. Beside it the bench, for workers that are
+//! more than the machine has cores: each awake would only cost the others their turn.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 use crate::limits::HTTP_LINE_MAX;
 
-/// Which line a job stands in.
+/// Which queue a job stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
     Ordinary,
-    /// Also served by the reserved workers, and before the ordinary line.
+    /// Also served by the reserved workers, and before the ordinary queue.
     Urgent,
 }
 
-/// A worker's number, from 0; the reserved ones come first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Worker(pub usize);
-
-/// Jobs waiting for workers and workers waiting for jobs; never both.
+/// The queues before the workers.
 #[derive(Debug)]
 pub(super) struct Line<J> {
-    state: Mutex<State<J>>,
-    bells: Vec<Condvar>,
-    reserved: usize,
-    /// Jobs that wait, readable without the lock.
-    waiting: AtomicUsize,
+    jobs: Mutex<Jobs<J>>,
+    /// For the reserved workers.
+    urgent: Condvar,
+    /// For those on the bench.
+    call: Condvar,
 }
 
 #[derive(Debug)]
-struct State<J> {
+struct Jobs<J> {
     ordinary: VecDeque<J>,
     urgent: VecDeque<J>,
-    idle_ordinary: Vec<Worker>,
-    idle_reserved: Vec<Worker>,
-    /// What an idle worker was given.
-    hands: Vec<Option<J>>,
+    /// Workers on the bench, and calls that none of them has heard yet.
+    benched: usize,
+    calls: usize,
     closed: bool,
 }
 
 impl<J> Line<J> {
-    /// A line before `workers`, the first `reserved` of which serve urgent jobs only.
-    pub fn new(workers: usize, reserved: usize) -> Line<J> {
-        let state = State {
+    /// A line in which nobody stands.
+    pub fn new() -> Line<J> {
+        let jobs = Jobs {
             ordinary: VecDeque::new(),
             urgent: VecDeque::new(),
-            idle_ordinary: Vec::with_capacity(workers),
-            idle_reserved: Vec::with_capacity(reserved),
-            hands: (0..workers).map(|_| None).collect(),
+            benched: 0,
+            calls: 0,
             closed: false,
         };
-        Line {
-            state: Mutex::new(state),
-            bells: (0..workers).map(|_| Condvar::new()).collect(),
-            reserved,
-            waiting: AtomicUsize::new(0),
-        }
+        Line { jobs: Mutex::new(jobs), urgent: Condvar::new(), call: Condvar::new() }
     }
 
-    /// Gives `job` to an idle worker or lets it wait. It comes back when the line is full or closed.
+    /// Lets `job` wait. It comes back when its queue is full or the line closed.
     pub fn push(&self, job: J, lane: Lane) -> Result<(), J> {
-        let mut state = self.state();
-        if state.closed {
+        let mut jobs = self.jobs();
+        let closed = jobs.closed;
+        let queue = match lane {
+            Lane::Ordinary => &mut jobs.ordinary,
+            Lane::Urgent => &mut jobs.urgent,
+        };
+        if closed || queue.len() >= HTTP_LINE_MAX {
             return Err(job);
         }
-        let idle = match (state.idle_ordinary.pop(), lane) {
-            (None, Lane::Urgent) => state.idle_reserved.pop(),
-            (idle, Lane::Ordinary | Lane::Urgent) => idle,
-        };
-        if let Some(worker) = idle {
-            state.hands[worker.0] = Some(job);
-            drop(state);
-            self.bells[worker.0].notify_one();
-            return Ok(());
+        queue.push_back(job);
+        drop(jobs);
+        if lane == Lane::Urgent {
+            self.urgent.notify_one();
         }
-        let jobs = match lane {
-            Lane::Ordinary => &mut state.ordinary,
-            Lane::Urgent => &mut state.urgent,
-        };
-        if jobs.len() >= HTTP_LINE_MAX {
-            return Err(job);
-        }
-        jobs.push_back(job);
-        self.waiting.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
-    /// The next job for `worker`, which waits for it. `None` when the line is closed and empty.
-    pub fn next(&self, worker: Worker) -> Option<J> {
-        let mut state = self.state();
-        let ordinary = worker.0 >= self.reserved;
-        let mut job = state.urgent.pop_front();
-        if ordinary && job.is_none() {
-            job = state.ordinary.pop_front();
-        }
-        if job.is_some() {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            return job;
-        }
-        let idle = if ordinary { &mut state.idle_ordinary } else { &mut state.idle_reserved };
-        idle.push(worker);
+    /// The next job for an ordinary worker, if one waits.
+    pub fn take(&self) -> Option<J> {
+        let mut jobs = self.jobs();
+        jobs.urgent.pop_front().or_else(|| jobs.ordinary.pop_front())
+    }
+
+    /// The next job for a reserved worker, which waits for it. `None` when the line is closed.
+    pub fn take_urgent(&self) -> Option<J> {
+        let mut jobs = self.jobs();
         loop {
-            if let Some(job) = state.hands[worker.0].take() {
+            if let Some(job) = jobs.urgent.pop_front() {
                 return Some(job);
             }
-            if state.closed {
+            if jobs.closed {
                 return None;
             }
-            state = self.bells[worker.0].wait(state).unwrap_or_else(|poison| poison.into_inner());
+            jobs = self.urgent.wait(jobs).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
     }
 
+    /// Sits an ordinary worker on the bench until it is called or the line closes.
+    pub fn bench(&self) {
+        let mut jobs = self.jobs();
+        jobs.benched += 1;
+        while jobs.calls == 0 && !jobs.closed {
+            jobs = self.call.wait(jobs).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        jobs.calls = jobs.calls.saturating_sub(1);
+    }
+
+    /// Calls a worker from the bench. False if nobody sits there.
+    pub fn call(&self) -> bool {
+        let mut jobs = self.jobs();
+        let somebody = jobs.benched > 0;
+        if somebody {
+            jobs.benched -= 1;
+            jobs.calls += 1;
+            self.call.notify_one();
+        }
+        somebody
+    }
+
     /// Whether no job waits.
-    pub fn is_quiet(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) == 0
+    pub fn is_empty(&self) -> bool {
+        let jobs = self.jobs();
+        jobs.urgent.is_empty() && jobs.ordinary.is_empty()
     }
 
     /// Takes no more jobs. Those that wait are still done.
     pub fn close(&self) {
-        self.state().closed = true;
-        self.bells.iter().for_each(Condvar::notify_one);
+        self.jobs().closed = true;
+        self.urgent.notify_all();
+        self.call.notify_all();
     }
 
-    fn state(&self) -> MutexGuard<'_, State<J>> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn jobs(&self) -> MutexGuard<'_, Jobs<J>> {
+        self.jobs.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -133,65 +132,65 @@ impl<J> Line<J> {
 mod test {
     use super::*;
 
-    const RESERVED: Worker = Worker(0);
-    const ORDINARY: Worker = Worker(1);
-
-    fn line() -> Line<&'static str> {
-        Line::new(2, 1)
-    }
-
     #[test]
     fn urgent_job_overtakes_and_the_reserved_worker_takes_no_other() {
-        let line = line();
+        let line = Line::new();
         line.push("list", Lane::Ordinary).unwrap();
         line.push("kill", Lane::Urgent).unwrap();
         line.push("health", Lane::Urgent).unwrap();
-        assert_eq!(line.next(RESERVED), Some("kill"));
-        assert_eq!(line.next(ORDINARY), Some("health"));
+        assert_eq!(line.take_urgent(), Some("kill"));
+        assert_eq!(line.take(), Some("health"));
         line.close();
-        assert_eq!(line.next(RESERVED), None);
-        assert_eq!(line.next(ORDINARY), Some("list"));
-        assert_eq!(line.next(ORDINARY), None);
+        assert_eq!(line.take_urgent(), None);
+        assert_eq!(line.take(), Some("list"));
+        assert!(line.is_empty());
     }
 
     #[test]
-    fn full_line_gives_the_job_back_and_the_other_one_is_open() {
-        let line = line();
+    fn full_queue_gives_the_job_back_and_the_other_one_is_open() {
+        let line = Line::new();
         for _ in 0..HTTP_LINE_MAX {
             line.push("list", Lane::Ordinary).unwrap();
         }
         assert_eq!(line.push("one more", Lane::Ordinary), Err("one more"));
         assert_eq!(line.push("kill", Lane::Urgent), Ok(()));
-        assert!(!line.is_quiet());
     }
 
     #[test]
     fn closed_line_takes_nothing() {
-        let line = line();
+        let line = Line::new();
         line.close();
         assert_eq!(line.push("late", Lane::Urgent), Err("late"));
     }
 
     #[test]
-    fn idle_workers_are_woken_with_a_job_each_and_by_the_end() {
-        let line = line();
-        let (first, second) = std::thread::scope(|scope| {
-            let reserved = scope.spawn(|| (line.next(RESERVED), line.next(RESERVED)));
-            let ordinary = scope.spawn(|| (line.next(ORDINARY), line.next(ORDINARY)));
-            line.push("list", Lane::Ordinary).unwrap();
-            while !line.is_quiet() {
+    fn benched_worker_is_called_once_and_by_the_end() {
+        let line = Line::<()>::new();
+        assert!(!line.call());
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(|| line.bench());
+            while !line.call() {
                 std::thread::yield_now();
             }
+            worker.join().unwrap();
+            assert!(!line.call());
+            let worker = scope.spawn(|| line.bench());
+            line.close();
+            worker.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn reserved_worker_is_woken_by_a_job_and_by_the_end() {
+        let line = Line::new();
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(|| (line.take_urgent(), line.take_urgent()));
             line.push("kill", Lane::Urgent).unwrap();
-            while !line.is_quiet() {
+            while !line.is_empty() {
                 std::thread::yield_now();
             }
             line.close();
-            (reserved.join().unwrap(), ordinary.join().unwrap())
+            assert_eq!(worker.join().unwrap(), (Some("kill"), None));
         });
-        let mut done: Vec<_> =
-            [first.0, first.1, second.0, second.1].into_iter().flatten().collect();
-        done.sort_unstable();
-        assert_eq!(done, ["kill", "list"]);
     }
 }

@@ -1,12 +1,14 @@
 //! Where connections are while nobody works on them, and the epoll set that says when one needs
-//! somebody. Workers seat connections and the door takes them; a connection that was taken is the
-//! taker's alone. No thread waits here but the door.
+//! somebody. Resting workers wait here and take one connection at a time; a connection that was
+//! taken is the taker's alone. While nobody rests, the door stands in (see `door`).
 
 use std::io::{self, ErrorKind, IoSlice};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::Patience;
 use super::conn::Conn;
@@ -68,26 +70,41 @@ pub(super) struct Token {
 }
 
 impl Token {
-    /// Never those of a seat: places end before.
-    pub const BELL: u64 = u64::MAX;
-    pub const LISTENER: u64 = u64::MAX - 16;
-
     fn to_event(self) -> u64 {
         u64::from(self.turn) << 32 | u64::from(self.place)
     }
 
-    /// The seat an event speaks of.
-    pub fn from_event(data: u64) -> Token {
+    fn from_event(data: u64) -> Token {
         Token { place: data as u32, turn: (data >> 32) as u32 }
     }
 }
 
+/// The event of the kick; no seat has this place.
+const KICK: u64 = u64::MAX;
+
 /// The waiting room.
 #[derive(Debug)]
 pub(super) struct Lobby {
-    pub epoll: Epoll,
+    epoll: Epoll,
     seats: Mutex<Seats>,
     patience: Patience,
+    /// Workers that wait for an event.
+    resting: AtomicUsize,
+    /// Events that workers have taken, ever.
+    attended: AtomicU64,
+    /// Wakes one resting worker per count: the line has something for it.
+    kick: EventFd,
+}
+
+/// How a worker's rest ended.
+#[derive(Debug)]
+pub(super) struct Rested {
+    /// The connection that needs somebody; none after a kick.
+    pub seat: Option<Seat>,
+    /// Nobody rests any more.
+    pub was_last: bool,
+    /// The count of events taken, this one included.
+    pub attended: u64,
 }
 
 #[derive(Debug, Default)]
@@ -107,7 +124,72 @@ impl Lobby {
     /// An empty room.
     pub fn new(patience: Patience) -> io::Result<Lobby> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        Ok(Lobby { epoll, seats: Mutex::default(), patience })
+        let counting = EfdFlags::EFD_SEMAPHORE | EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let kick = EventFd::from_flags(counting)?;
+        epoll.add(&kick, EpollEvent::new(EpollFlags::EPOLLIN, KICK))?;
+        Ok(Lobby {
+            epoll,
+            seats: Mutex::default(),
+            patience,
+            resting: AtomicUsize::new(0),
+            attended: AtomicU64::new(0),
+            kick,
+        })
+    }
+
+    /// Lets a worker rest until a connection needs it or somebody kicks. It does not rest at all
+    /// if there `is_work` that was queued before it could be kicked.
+    pub fn rest(&self, is_work: impl Fn() -> bool) -> Rested {
+        self.resting.fetch_add(1, SeqCst);
+        let mut events = [EpollEvent::empty()];
+        let count = if is_work() {
+            0
+        } else {
+            self.epoll.wait(&mut events, EpollTimeout::NONE).unwrap_or(0)
+        };
+        let was_last = self.resting.fetch_sub(1, SeqCst) == 1;
+        let attended = self.attended.fetch_add(1, SeqCst) + 1;
+        let seat = events[..count].first().and_then(|event| match event.data() {
+            KICK => {
+                // Somebody else may have been faster.
+                let _ = self.kick.read();
+                None
+            }
+            data => self.take(Token::from_event(data)),
+        });
+        Rested { seat, was_last, attended }
+    }
+
+    /// Connections that need somebody now, without waiting, one for each of `events` at most.
+    pub fn stand_in(&self, events: &mut [EpollEvent]) -> Vec<Seat> {
+        let count = self.epoll.wait(events, EpollTimeout::ZERO).unwrap_or(0);
+        // A kick is for a worker: taking it away could leave a job lying.
+        let seats = events[..count].iter().filter(|event| event.data() != KICK);
+        seats.filter_map(|event| self.take(Token::from_event(event.data()))).collect()
+    }
+
+    /// Wakes a resting worker, if there is one.
+    pub fn kick(&self) {
+        if self.resting.load(SeqCst) > 0 {
+            self.kick_all(1);
+        }
+    }
+
+    /// Wakes `workers`, those that rest now and those that will.
+    pub fn kick_all(&self, workers: usize) {
+        if let Err(error) = self.kick.write(workers as u64) {
+            log::error!("resting workers can't be woken: {error}");
+        }
+    }
+
+    /// Whether a worker waits for events.
+    pub fn is_attended(&self) -> bool {
+        self.resting.load(SeqCst) > 0
+    }
+
+    /// A count that grows when a worker takes an event.
+    pub fn attended(&self) -> u64 {
+        self.attended.load(SeqCst)
     }
 
     /// Lets `conn` wait until `deadline`. `None` if the kernel won't watch it: it is closed then.

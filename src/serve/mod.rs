@@ -3,11 +3,14 @@
 //! knows nothing of tasks, and makes no outgoing connection.
 //!
 //! ```text
-//!            new bytes                whole request
-//! lobby ──────────────▶ door (desk) ───────────────▶ line ──▶ worker ──▶ handler
-//!   ▲                                                           │
-//!   └───────── kept alive, parked, rest of an answer ───────────┘
+//!       accepts            new bytes                  whole request
+//! door ─────────▶ lobby ─────────────▶ worker (desk) ───────────────▶ handler
+//!                   ▲                     │
+//!                   └─────────────────────┘ kept alive, parked, rest of a request or an answer
 //! ```
+//!
+//! While every worker is stuck the door reads the lobby's requests into the line, from which the
+//! reserved workers take the urgent ones.
 
 pub mod access;
 mod body;
@@ -29,6 +32,7 @@ pub mod stream;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -47,7 +51,7 @@ pub use self::stream::{Stream, StreamOut, Woken};
 
 use self::desk::Desk;
 use self::door::Door;
-use self::line::{Line, Worker};
+use self::line::Line;
 use self::listen::Listener;
 use self::lobby::Lobby;
 use self::route::Table;
@@ -131,16 +135,19 @@ impl Server {
             listeners.push(Listener::unix(path)?);
         }
 
-        let reserved = limits::HTTP_WORKERS_RESERVED;
-        let workers = setup.workers.max(reserved + 1);
+        let workers = setup.workers.max(limits::HTTP_WORKERS_RESERVED + 1);
         let desk = Arc::new(Desk {
             lobby: Lobby::new(setup.patience.clone()).map_err(ServeError::System)?,
-            line: Line::new(workers, reserved),
+            line: Line::new(),
             table: Table::of(routes),
             access: setup.access,
             patience: setup.patience,
             stopping: AtomicBool::new(false),
             stop_bell: bell().map_err(ServeError::System)?,
+            door_helps: AtomicBool::new(false),
+            help_bell: bell().map_err(ServeError::System)?,
+            attending: AtomicUsize::new(workers - limits::HTTP_WORKERS_RESERVED),
+            attending_enough: thread::available_parallelism().map_or(1, NonZero::get).max(2),
             workers: AtomicUsize::new(workers),
             streams: AtomicUsize::new(0),
         });
@@ -192,8 +199,13 @@ fn start_threads<C: Send + Sync + 'static>(
     let mut started = Vec::with_capacity(workers + 1);
     for number in 0..workers {
         let (desk, context) = (Arc::clone(desk), Arc::clone(context));
+        let reserved = number < limits::HTTP_WORKERS_RESERVED;
         started.push(threads::spawn(format!("http-{number}"), limits::STACK_BYTES, move || {
-            pool::work(Worker(number), &desk, routes, &context);
+            if reserved {
+                pool::work_urgent(&desk, routes, &context);
+            } else {
+                pool::work(&desk, routes, &context);
+            }
         })?);
     }
     started.push(threads::spawn("door", limits::STACK_BYTES, move || door.keep())?);

@@ -1,44 +1,82 @@
-//! The workers: read what is left of a body, run the row's handler, answer, and stay with the
-//! connection for as long as nobody else needs a worker. Started by the server; a handler that
-//! panics costs its caller a 500 and nobody else anything.
+//! The workers: wait in the lobby for a connection that needs somebody, read its request, run the
+//! row's handler, answer. Started by the server; a handler that panics costs its caller a 500 and
+//! nobody else anything.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use nix::poll::PollFlags;
-
 use super::body::{self, Cut};
 use super::call::Call;
 use super::conn::Conn;
 use super::desk::{Desk, Job};
-use super::line::Worker;
 use super::refusal::Refusal;
 use super::reply::{After, Answer, Manner, Reply};
 use super::route::{Pace, Route};
 use super::stream;
-use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_POLL, HTTP_WORKERS_RESERVED};
+use crate::limits::HTTP_HEAD_BYTES_MAX;
 use crate::metrics;
 
-/// Works until the line is closed and empty.
-pub(super) fn work<C>(
-    worker: Worker,
-    desk: &Arc<Desk>,
-    routes: &'static [Route<C>],
-    context: &Arc<C>,
-) {
+/// Works until the stop, on whatever connection needs somebody.
+pub(super) fn work<C>(desk: &Arc<Desk>, routes: &'static [Route<C>], context: &Arc<C>) {
     // Only what is read is ever touched: for a usual request one page.
     let mut scratch = vec![0; HTTP_HEAD_BYTES_MAX];
-    while let Some(mut job) = desk.line.next(worker) {
-        while let Some(conn) = run(job, desk, routes, context) {
-            match next_of(conn, desk, worker, &mut scratch) {
-                Some(next) => job = next,
-                None => break,
+    let mut attended = 0;
+    loop {
+        let job = match desk.line.take() {
+            Some(job) => Some(job),
+            None if desk.is_stopping() => break,
+            None => {
+                if is_one_too_many(desk, attended) {
+                    desk.line.bench();
+                    desk.attending.fetch_add(1, Ordering::SeqCst);
+                }
+                let rested = desk.lobby.rest(|| !desk.line.is_empty() || desk.is_stopping());
+                attended = rested.attended;
+                if rested.was_last {
+                    desk.ask_for_help();
+                }
+                rested.seat.and_then(|seat| desk.attend(seat, &mut scratch))
             }
+        };
+        if let Some(job) = job {
+            run_all(job, desk, routes, context);
         }
     }
     desk.workers.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// Whether this worker goes to the bench, which it has left when this is true: there are as many
+/// others as cores, and they are not stuck, for one of them has taken an event since this one did.
+fn is_one_too_many(desk: &Desk, attended: u64) -> bool {
+    let leave = |attending: usize| (attending > desk.attending_enough).then(|| attending - 1);
+    desk.lobby.attended() != attended
+        && desk.attending.fetch_update(Ordering::SeqCst, Ordering::SeqCst, leave).is_ok()
+}
+
+/// Works until the stop, on urgent requests that found no other worker.
+pub(super) fn work_urgent<C>(desk: &Arc<Desk>, routes: &'static [Route<C>], context: &Arc<C>) {
+    while let Some(job) = desk.line.take_urgent() {
+        if let Some(conn) = run(job, desk, routes, context)
+            && let Some(next) = desk.advance(conn, None)
+        {
+            desk.enqueue(next);
+        }
+    }
+    desk.workers.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// Runs one request, and those that the peer sent right behind it for as long as nobody waits.
+fn run_all<C>(mut job: Job, desk: &Arc<Desk>, routes: &'static [Route<C>], context: &Arc<C>) {
+    while let Some(conn) = run(job, desk, routes, context)
+        && let Some(next) = desk.advance(conn, None)
+    {
+        if !desk.line.is_empty() {
+            return desk.enqueue(next);
+        }
+        job = next;
+    }
 }
 
 /// Runs one request. The connection comes back if it may bring another.
@@ -98,23 +136,4 @@ fn send(conn: Box<Conn>, reply: &Reply, manner: Manner, desk: &Desk) -> Option<B
         After::Close if conn.read.is_empty() => None,
         After::Close | After::Linger => desk.lobby.answer(conn, Vec::new(), After::Linger),
     }
-}
-
-/// The next request of a connection that was just answered, if it is at hand and nobody waits.
-fn next_of(mut conn: Box<Conn>, desk: &Desk, worker: Worker, scratch: &mut [u8]) -> Option<Job> {
-    let reserved = worker.0 < HTTP_WORKERS_RESERVED;
-    if conn.read.is_empty() && !reserved && desk.line.is_quiet() && !desk.is_stopping() {
-        let soon = Instant::now() + HTTP_POLL;
-        if conn.socket.wait(PollFlags::POLLIN, soon).unwrap_or(false)
-            && conn.receive(scratch).ok()? == 0
-        {
-            return None;
-        }
-    }
-    let job = desk.advance(conn, None)?;
-    if reserved || !desk.line.is_quiet() {
-        desk.enqueue(job);
-        return None;
-    }
-    Some(job)
 }

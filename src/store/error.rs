@@ -9,6 +9,8 @@ use crate::model::ids::TaskId;
 /// A record could not be read or made durable.
 #[derive(Debug)]
 pub enum StoreError {
+    /// Another runner works on this directory.
+    InUse { path: PathBuf },
     /// A record of this id exists.
     Exists(TaskId),
     /// No record of this id.
@@ -22,6 +24,9 @@ pub enum StoreError {
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            StoreError::InUse { path } => {
+                write!(f, "{} is in use by another runner", path.display())
+            }
             StoreError::Exists(id) => write!(f, "task {id} is known already"),
             StoreError::Missing(id) => write!(f, "task {id} is not known"),
             StoreError::Io { doing, path, source } => {
@@ -39,7 +44,7 @@ impl std::error::Error for StoreError {
         match self {
             StoreError::Io { source, .. } => Some(source),
             StoreError::Broken { source, .. } => Some(source),
-            StoreError::Exists(_) | StoreError::Missing(_) => None,
+            StoreError::InUse { .. } | StoreError::Exists(_) | StoreError::Missing(_) => None,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! Called by `ops`; knows nothing of the Engine or the host.
 //!
 //! ```text
+//! STATE_DIR/lock               held by the runner that works here
 //! STATE_DIR/tasks/{id}.json    tasks that still need something
 //! STATE_DIR/ended/{id}.json    tasks that are over, told and cleaned up
 //! STATE_DIR/broken/…           files that are no records, set aside

@@ -2,12 +2,15 @@
 //! over live in their files only.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 
 use super::error::StoreError;
 use super::file::{self, TEMPORARY_SUFFIX};
@@ -19,10 +22,14 @@ use crate::model::task::TaskRecord;
 /// The records of this node.
 #[derive(Debug)]
 pub struct Table {
+    /// Held while we live: two runners on one directory would each end the other's tasks.
+    _lock: Flock<File>,
     tasks: PathBuf,
     ended: PathBuf,
     broken: PathBuf,
     live: Mutex<HashMap<TaskId, Arc<Entry>>>,
+    /// Why the last write failed; `None` after one that worked.
+    trouble: Mutex<Option<String>>,
 }
 
 /// `None` only while an insert has not reached the disk, or after it failed.
@@ -33,20 +40,19 @@ impl Table {
     /// record is moved aside and counted, never a reason not to start (demands A12, A13).
     ///
     /// # Errors
-    /// The directory cannot be made or read.
+    /// [`StoreError::InUse`] by another runner, or the directory cannot be made or read.
     pub fn open(state_dir: &Path) -> Result<Table, StoreError> {
+        make_directory(state_dir)?;
         let table = Table {
+            _lock: lock_directory(state_dir)?,
             tasks: state_dir.join("tasks"),
             ended: state_dir.join("ended"),
             broken: state_dir.join("broken"),
             live: Mutex::default(),
+            trouble: Mutex::default(),
         };
         for directory in [&table.tasks, &table.ended, &table.broken] {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(directory)
-                .map_err(|source| at("make", directory, source))?;
+            make_directory(directory)?;
         }
         let names = fs::read_dir(&table.tasks).map_err(|e| at("read", &table.tasks, e))?;
         for name in names {
@@ -167,7 +173,9 @@ impl Table {
         };
         self.write(record)?;
         let (from, to) = (self.live_file(id), self.ended_file(id));
-        fs::rename(&from, &to).map_err(|source| at("move", &from, source))?;
+        in_directory(&self.ended, || {
+            fs::rename(&from, &to).map_err(|source| at("move", &from, source))
+        })?;
         *slot = None;
         drop(slot);
         lock(&self.live).remove(&id);
@@ -253,7 +261,21 @@ impl Table {
         let content = serde_json::to_vec(record)
             .map_err(|source| StoreError::Broken { path: path.clone(), source })?;
         metrics::RECORD_WRITES.up();
-        file::write_durably(&path, &content)
+        let written = in_directory(&self.tasks, || file::write_durably(&path, &content));
+        let before = std::mem::replace(
+            &mut *lock(&self.trouble),
+            written.as_ref().err().map(ToString::to_string),
+        );
+        // The first only: what was refused is tried again every second, for every task.
+        if let (Err(error), None) = (&written, before) {
+            log::error!("{error}");
+        }
+        written
+    }
+
+    /// Why records can't be written now, if they can't.
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.trouble).clone()
     }
 
     fn entry(&self, id: TaskId) -> Option<Arc<Entry>> {
@@ -267,6 +289,36 @@ impl Table {
     fn ended_file(&self, id: TaskId) -> PathBuf {
         self.ended.join(format!("{id}.json"))
     }
+}
+
+/// Does `act`, once more if `directory` was removed under us: what is in memory is still true.
+fn in_directory(
+    directory: &Path,
+    act: impl Fn() -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    match act() {
+        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            make_directory(directory)?;
+            act()
+        }
+        other => other,
+    }
+}
+
+fn make_directory(path: &Path) -> Result<(), StoreError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| at("make", path, source))
+}
+
+/// The kernel gives the lock back when we die, however we die; the file itself means nothing.
+fn lock_directory(state_dir: &Path) -> Result<Flock<File>, StoreError> {
+    let path = state_dir.join("lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.map_err(|source| at("open", &path, source))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => StoreError::InUse { path: state_dir.to_owned() },
+        errno => at("lock", &path, errno.into()),
+    })
 }
 
 fn id_of(path: &Path) -> Option<TaskId> {
@@ -354,6 +406,7 @@ mod test {
         let table = Table::open(state.path()).unwrap();
         table.insert(record(7)).unwrap();
         fs::remove_dir_all(state.path().join("tasks")).unwrap();
+        fs::write(state.path().join("tasks"), "in the way").unwrap();
         assert!(table.update(id(7), |record| record.phase = Phase::Running).is_err());
         assert_eq!(table.get(id(7)).unwrap().phase, Phase::Accepted);
     }
@@ -417,5 +470,15 @@ mod test {
         old.set_modified(long_ago).unwrap();
         assert_eq!(table.prune().unwrap(), 1);
         assert!(!table.is_over(id(7)) && table.is_over(id(8)));
+    }
+
+    #[test]
+    fn directory_of_a_living_table_is_refused_to_a_second() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = Table::open(directory.path()).unwrap();
+        let refused = Table::open(directory.path()).unwrap_err();
+        assert!(matches!(refused, StoreError::InUse { .. }), "{refused}");
+        drop(first);
+        Table::open(directory.path()).unwrap();
     }
 }

@@ -1,13 +1,40 @@
 //! Integration tests: the built runner against a real Docker Engine; fakes only for faults.
 //! `contrib/test.sh` prepares what they need: an Engine and the images of `tests/images`.
 
+// A test says what it expects by failing.
+#![allow(clippy::unwrap_used)]
+
+/// Bad input: each fault is told in its place, and leaves nothing behind.
+mod bad_input;
 /// The command line as a user types it, against a fake runner.
 mod cli;
+/// The HTTP door by itself: framing, hostile bytes, caps, who may call.
+mod door;
 /// The Engine room against the machine's own Engine.
 mod engine;
 /// The Engine room against Engines that hang, die and talk nonsense.
 mod engine_faults;
+/// A command task from its dispatch to its end: outcomes, reports, script, container, images.
+mod execute;
+/// Pause and resume at the real Engine.
+mod freeze;
+/// The fuzz target's property, as a seeded loop.
+mod fuzz_head;
+/// What the runner tells its host, and what a host that is away, slow or wrong does to it: nothing.
+mod host;
+/// Images for tasks: tarballs, registries, and what a user reads when there is none.
+mod images;
+/// Kill in every phase of a task.
+mod kill;
 mod kit;
 mod kit_selftest;
 /// The container network, where it is not there yet.
 mod network;
+/// What a runner keeps of tasks that are over.
+mod leaks;
+/// Cores and NUMA nodes: what the Engine is asked for, and what is refused at the door.
+mod placement;
+/// Deaths and restarts of the runner and the Engine; what is ours and what is not.
+mod restart;
+/// Rows of our own: health, metrics, tasks, logs, events; and what every answer has in common.
+mod rows;

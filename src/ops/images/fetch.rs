@@ -1,6 +1,7 @@
 //! Pull and load: the long calls, on a patient thread.
 
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -59,17 +60,17 @@ fn load(node: &Node, name: &str, tarball: &Tarball) -> Result<ImageReady, ImageF
     let mut progress = |now: Progress| {
         node.images.say(&reference, format!("loading {}: {}", path.display(), in_words(&now)));
     };
-    let mut file =
-        File::open(path).map_err(|source| ImageFault::Unreadable { path: path.clone(), source })?;
-    let loaded = node.engine.load_image(&mut file, deadline, &mut progress, &node.stop).map_err(
-        |source| match source {
-            source if source.is_timeout() || begun.elapsed() >= deadline => {
-                ImageFault::LoadTooLong { path: path.clone(), after: deadline }
-            }
-            source if source.is_engine_trouble() => ImageFault::Engine(source),
-            source => ImageFault::Tarball { path: path.clone(), source },
-        },
-    )?;
+    let unreadable = |source| ImageFault::Unreadable { path: path.clone(), source };
+    let mut tar = Tar { file: File::open(path).map_err(unreadable)?, failed: None };
+    let loaded = node.engine.load_image(&mut tar, deadline, &mut progress, &node.stop);
+    let loaded = loaded.map_err(|source| match (source, tar.failed.take()) {
+        (_, Some(source)) => unreadable(source),
+        (source, None) if source.is_timeout() || begun.elapsed() >= deadline => {
+            ImageFault::LoadTooLong { path: path.clone(), after: deadline }
+        }
+        (source, None) if source.is_engine_trouble() => ImageFault::Engine(source),
+        (source, None) => ImageFault::Tarball { path: path.clone(), source },
+    })?;
     if !loaded.references.contains(&reference) {
         // One image under another name is the environment all the same; of several, none can be
         // told to be it (contract L21).
@@ -92,6 +93,25 @@ fn load(node: &Node, name: &str, tarball: &Tarball) -> Result<ImageReady, ImageF
     let made = Loaded { tarball: path.clone(), image: image.id.clone() };
     lock(&node.images.loaded).insert(name.to_owned(), made);
     Ok(ready(image))
+}
+
+/// A tarball being sent. To the Engine's client a read that fails is a broken upload, and would pass
+/// for a trouble of the Engine that is worth another try; this remembers what it was.
+struct Tar {
+    file: File,
+    failed: Option<io::Error>,
+}
+
+impl io::Read for Tar {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buffer).map_err(|error| {
+            let kind = error.kind();
+            if kind != io::ErrorKind::Interrupted {
+                self.failed = Some(error);
+            }
+            kind.into()
+        })
+    }
 }
 
 fn in_words(progress: &Progress) -> String {

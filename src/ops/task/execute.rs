@@ -96,6 +96,10 @@ fn begin(node: &Arc<Node>, id: TaskId) -> Next {
 }
 
 fn image_answered(node: &Arc<Node>, id: TaskId, result: ImageResult) -> Next {
+    // Killed meanwhile: neither its files nor an outcome of the image's are wanted any more.
+    if node.tasks.get(id).is_none_or(|record| record.phase == Phase::Ended) {
+        return settle(node, id);
+    }
     let ImageReady { image, note } = match result {
         Ok(ready) => ready,
         Err(fault) => {

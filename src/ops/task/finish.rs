@@ -11,6 +11,7 @@ use crate::lanes::Next;
 use crate::limits::{
     ENDED_KEPT_MAX, LOG_TAIL_BYTES_MAX, MESSAGE_QUOTE_CHARS_MAX, REMOVE_RETRY_PAUSE,
 };
+use crate::machine::kernel_log;
 use crate::metrics;
 use crate::model::ids::TaskId;
 use crate::model::phase::{Phase, Wanted};
@@ -171,17 +172,26 @@ fn ending_of(node: &Node, record: &TaskRecord, exit: Exit) -> Result<Option<Endi
     Ok(Some(Ending {
         code: state.started_at.is_some().then_some(code),
         at: told.map(|(_, at)| at).or(state.finished_at.map(Stamp::from)),
-        oom_killed: state.oom_killed,
+        oom_killed: state.oom_killed || (code != 0 && is_oom_killed_by_the_log(record, &state.id)),
         said,
         engine_error: state.error,
     }))
 }
 
+/// The Engine's flag can be missing; the kernel's log can't be wrong.
+fn is_oom_killed_by_the_log(record: &TaskRecord, container: &str) -> bool {
+    record.spec.memory_bytes.is_some()
+        && kernel_log::has_oom_kill(container).unwrap_or_else(|error| {
+            log::debug!("kernel log: {error}");
+            false
+        })
+}
+
 /// Exit code to status and message (contract 5.3 and its better rules).
 fn outcome_of(ending: &Ending) -> Outcome {
     let Some(code) = ending.code else {
-        let message = "its container was removed by somebody else before it had ended or before its \
-                       exit code was known";
+        let message =
+            "its container was removed, not by the runner, before its exit code was known";
         return Outcome {
             status: FinalStatus::Failed,
             exit_code: None,
@@ -212,7 +222,8 @@ fn outcome_of(ending: &Ending) -> Outcome {
     Outcome { status, exit_code: Some(code), message: Some(message) }
 }
 
-/// Records the outcome, with the final report in the same write.
+/// Records the outcome, with the final report in the same write. The first outcome stands: a kill may
+/// have ended the task meanwhile.
 fn end(
     node: &Arc<Node>,
     id: TaskId,
@@ -220,13 +231,17 @@ fn end(
     exited: Option<Stamp>,
 ) -> Result<TaskRecord, StoreError> {
     let has_host = node.host.is_some();
-    let record = node.tasks.update(id, |record| {
-        if record.phase != Phase::Ended {
+    let (record, is_first) = node.tasks.update(id, |record| {
+        let is_first = record.phase != Phase::Ended;
+        if is_first {
             record.end(outcome.clone(), exited, Stamp::now(), has_host);
         }
-        record.clone()
+        (record.clone(), is_first)
     })?;
     lock(&node.exits).remove(&id);
+    if !is_first {
+        return Ok(record);
+    }
     metrics::TASKS_ENDED.up();
     node.events.note(id, outcome.status.word());
     node.outbox.notify(id);

@@ -8,6 +8,7 @@ use crate::docker::DockerError;
 use crate::lanes::Next;
 use crate::model::ids::TaskId;
 use crate::model::phase::{Phase, Verb, Verdict, decide};
+use crate::model::task::TaskRecord;
 use crate::ops::{Node, OpError};
 
 /// Told once, from whatever thread, when the verb is done or can't be.
@@ -26,10 +27,7 @@ pub fn resume(node: &Arc<Node>, id: TaskId, done: Done) {
 fn post(node: &Arc<Node>, id: TaskId, verb: Verb, done: Done) {
     // What can't be is said at once: a lane may be long at an image.
     let numa_node = match may(node, id, verb) {
-        Ok(Verdict::Go | Verdict::EndHere) => {
-            node.tasks.get(id).and_then(|record| record.spec.placement.node())
-        }
-        Ok(Verdict::AlreadySo) => return done(Ok(())),
+        Ok(record) => record.spec.placement.node(),
         Err(error) => return done(Err(error)),
     };
     let owner = Arc::clone(node);
@@ -44,10 +42,7 @@ fn post(node: &Arc<Node>, id: TaskId, verb: Verb, done: Done) {
 }
 
 fn change(node: &Arc<Node>, id: TaskId, verb: Verb) -> Result<(), OpError> {
-    if may(node, id, verb)? == Verdict::AlreadySo {
-        return Ok(());
-    }
-    let record = node.tasks.get(id).ok_or(OpError::NotKnown(id))?;
+    let record = may(node, id, verb)?;
     let container = container_of(node, &record)?.ok_or(OpError::NotKnown(id))?;
     let (asked, phase, event) = match verb {
         Verb::Pause => (node.engine.pause_container(&container), Phase::Paused, "paused"),
@@ -59,12 +54,13 @@ fn change(node: &Arc<Node>, id: TaskId, verb: Verb) -> Result<(), OpError> {
         Ok(()) => {}
         Err(error) => already(node, &container, phase, error)?,
     }
-    node.tasks.update(id, |record| {
-        if matches!(record.phase, Phase::Running | Phase::Paused) {
-            record.phase = phase;
-        }
+    let changed = node.tasks.update(id, |record| {
+        let changes = matches!(record.phase, Phase::Running | Phase::Paused);
+        changes && std::mem::replace(&mut record.phase, phase) != phase
     })?;
-    node.events.note(id, event);
+    if changed {
+        node.events.note(id, event);
+    }
     Ok(())
 }
 
@@ -81,7 +77,12 @@ fn already(
     if is_so { Ok(()) } else { Err(error) }
 }
 
-fn may(node: &Node, id: TaskId, verb: Verb) -> Result<Verdict, OpError> {
+/// The task's record, if `verb` makes sense for it. One that seems done already goes on to the Engine
+/// all the same: somebody else may have paused or resumed the container there (design law 3).
+fn may(node: &Node, id: TaskId, verb: Verb) -> Result<TaskRecord, OpError> {
     let record = node.tasks.get(id).ok_or(OpError::NotKnown(id))?;
-    decide(record.phase, record.wanted, verb).map_err(|why| OpError::Denied { id, verb, why })
+    match decide(record.phase, record.wanted, verb) {
+        Ok(Verdict::Go | Verdict::AlreadySo | Verdict::EndHere) => Ok(record),
+        Err(why) => Err(OpError::Denied { id, verb, why }),
+    }
 }

@@ -6,9 +6,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::lanes::Pool;
 use crate::limits::LOG_CHUNK_BYTES_MAX;
-use crate::model::task::LogFiles;
+use crate::model::ids::TaskId;
+use crate::model::phase::Phase;
+use crate::model::task::{LogFiles, TaskRecord};
+use crate::model::time::Stamp;
+use crate::ops::Node;
 
 /// Whose the files are to be: the image's USER, as numbers of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +132,38 @@ pub fn read(path: &Path, offset: u64) -> io::Result<Chunk> {
     let mut bytes = Vec::new();
     file.take(LOG_CHUNK_BYTES_MAX).read_to_end(&mut bytes)?;
     Ok(Chunk { bytes, size: metadata.len() })
+}
+
+/// An output file of the task was written at `at`, or only truncated: the redirection opens it so.
+/// Notes the first output, or has the files watched on.
+pub fn written(node: &Arc<Node>, id: TaskId, at: Stamp) {
+    let owner = Arc::clone(node);
+    let look = Box::new(move || {
+        let note_output = |record: &TaskRecord| {
+            let has_output = |path| fs::metadata(path).is_ok_and(|file| file.len() > 0);
+            let logs = &record.spec.logs;
+            let found = has_output(&logs.stdout) || has_output(&logs.stderr);
+            if found {
+                owner.tasks.note(id, |record| record.times.first_output.get_or_insert(at).micros());
+            }
+            found
+        };
+        let (Some(record), Some(watch)) = (owner.tasks.get(id), &owner.first_writes) else {
+            return;
+        };
+        if note_output(&record) {
+            return;
+        }
+        watch.watch(id, &[&record.spec.logs.stdout, &record.spec.logs.stderr]);
+        // What came in between is seen here; an end in between has not seen the new watch.
+        note_output(&record);
+        if owner.tasks.get(id).is_none_or(|record| record.phase == Phase::Ended) {
+            watch.forget(id);
+        }
+    });
+    if node.lanes.submit(Pool::Files, look).is_err() {
+        log::debug!("task {id}: no room to look for its first output");
+    }
 }
 
 fn make_directory(path: &Path) -> Result<(), LogsFault> {

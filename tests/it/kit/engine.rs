@@ -263,6 +263,13 @@ impl EngineProxy {
         self.inner.state().held
     }
 
+    /// Returns once at least `count` calls are held: only then does `release` let them all go.
+    #[track_caller]
+    pub fn wait_held(&self, count: usize, patience: Duration) {
+        let held = super::wait_until(patience, || self.held() >= count);
+        assert!(held, "{} of {count} calls held in {patience:?}", self.held());
+    }
+
     /// How many connections are open now.
     pub fn connections(&self) -> usize {
         self.inner.state().connections.len()

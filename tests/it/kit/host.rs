@@ -112,10 +112,14 @@ struct State {
     breaches: Vec<String>,
     faults: Vec<SetFault>,
     overlay: Value,
+    on_register: Option<Hook>,
     /// Open connections, so that `down` can end them.
     connections: HashMap<u64, TcpStream>,
     connections_seen: u64,
 }
+
+/// Called with the body of a call before the host acts on it.
+type Hook = Arc<dyn Fn(&Value) + Send + Sync>;
 
 struct SetFault {
     /// `POST /api/update` and the like; `None` is every call. A prefix, for the host name in it.
@@ -237,6 +241,11 @@ impl FakeHost {
     /// The `overlay` object of later register answers (contract 3.1); null at first.
     pub fn set_overlay(&self, overlay: Value) {
         self.inner.state().overlay = overlay;
+    }
+
+    /// Runs this with the body of every registration, before the host acts on it.
+    pub fn on_register(&self, run: impl Fn(&Value) + Send + Sync + 'static) {
+        self.inner.state().on_register = Some(Arc::new(run));
     }
 
     // ── how it fails ───────────────────────────────────────────────────────────────────────

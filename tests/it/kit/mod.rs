@@ -11,6 +11,7 @@ mod docker;
 mod engine;
 mod host;
 mod http;
+mod task;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +28,7 @@ pub use docker::{
 pub use engine::{Behaviour, Call, EngineProxy};
 pub use host::{Beat, FakeHost, Fault, REFUSED, Registration, Report, UPDATED, Verdict};
 pub use http::{Address, Response, call, exchange};
+pub use task::{task_container, with};
 
 /// A wait for something that is only a matter of scheduling: long enough for a loaded machine.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -70,6 +72,14 @@ pub fn execute_body(daemon: &Daemon, id: u64, command: &str) -> Value {
         "stderr_path": daemon.log_path(id, "stderr.log"),
         "reserved_ip": null,
     })
+}
+
+/// Dispatches a fresh task in busybox as the host would, and returns its id.
+#[track_caller]
+pub fn execute(daemon: &Daemon, command: &str) -> u64 {
+    let id = unique_id();
+    daemon.post("/api/execute", &execute_body(daemon, id, command)).expect(200);
+    id
 }
 
 /// Looks every 10 ms until `reached` says so. False when `patience` was over first.

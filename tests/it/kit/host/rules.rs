@@ -18,7 +18,14 @@ pub(super) fn apply(inner: &Inner, method: &str, path: &str, body: &[u8]) -> (u1
         return (422, json!({ "detail": "no JSON" }));
     };
     match (method, path, path.strip_prefix("/api/heartbeat/")) {
-        ("POST", "/api/register", _) => register(&mut inner.state(), body),
+        ("POST", "/api/register", _) => {
+            // Cloned out: the hook may take its time, and the host's other calls must not wait.
+            let hook = inner.state().on_register.clone();
+            if let Some(run) = hook {
+                run(&body);
+            }
+            register(&mut inner.state(), body)
+        }
         ("POST", "/api/update", _) => update(&mut inner.state(), body),
         ("PUT", _, Some(hostname)) => heartbeat(&mut inner.state(), hostname, body),
         _ => {
