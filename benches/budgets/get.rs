@@ -14,29 +14,34 @@ use crate::peers::Peer;
 use crate::place::Place;
 use crate::runner::Runner;
 
-/// A task nobody knows: through the whole door, the route's pattern and the table of tasks, and one
-/// `open` of a record that is not there.
-const TARGET: &str = "/api/tasks/1";
+/// The events of a runner that has had none: through the whole door, the route's pattern and its
+/// query, a lock and a little JSON, and not one system call in the handler.
+const TARGET: &str = "/api/events";
 
 const FEW: usize = 4;
 const MANY: usize = 64;
 
-/// A row of the table of rounds.
+/// What one server did in each round, with one number of connections.
 #[derive(Default)]
 struct Scores {
     per_second: Vec<f64>,
     p99_ms: Vec<f64>,
+    /// CPU time of the server for each answer.
+    cpu_us: Vec<f64>,
+}
+
+struct Medians {
+    per_second: f64,
+    p99_ms: f64,
+    cpu_us: f64,
 }
 
 pub fn run(place: &Place, figures: &mut Figures) {
     allow_many_files();
     let runner = Runner::start(place, None);
-    let mut client = runner.connect();
-    let known = client.call("GET", TARGET, None).expect("the runner answers");
-    assert_eq!(known.status, 404);
-    let body = String::from_utf8(known.body).expect("JSON is UTF-8");
-    let threads = Peer::start("threads", &body);
-    let tiny_http = Peer::start("tiny_http", &body);
+    let threads = Peer::start("threads");
+    let tiny_http = Peer::start("tiny_http");
+    let (own_cpu, floor_cpu) = (|| runner.cpu(), || threads.cpu());
 
     let time = place.pick(Duration::from_secs(1), Duration::from_millis(100));
     let crowd_size = place.pick(10_000, 100);
@@ -48,39 +53,46 @@ pub fn run(place: &Place, figures: &mut Figures) {
         let mut crowded = Scores::default();
         let mut unserved = 0;
         for _ in 0..place.pick(9, 1) {
-            ours.add(&score(runner.address, connections));
-            floor.add(&score(threads.address, connections));
-            let tiny = score(tiny_http.address, connections);
-            unserved += tiny.unserved;
-            other.add(&tiny);
+            ours.add(own_cpu, || score(runner.address, connections));
+            floor.add(floor_cpu, || score(threads.address, connections));
+            unserved += other.add(|| tiny_http.cpu(), || score(tiny_http.address, connections));
             let crowd = crowd(runner.address, crowd_size);
-            crowded.add(&score(runner.address, connections));
+            crowded.add(own_cpu, || score(runner.address, connections));
             drop(crowd);
         }
         if unserved > 0 {
             eprintln!("tiny_http never served {unserved} of its connections to {connections}");
         }
         let name = format!("get_{connections}");
-        let (per_second, p99_ms) = ours.medians();
-        let (floor_per_second, floor_p99_ms) = floor.medians();
-        let (crowded_per_second, crowded_p99_ms) = crowded.medians();
-        figures.tell_beside(&name, per_second, floor_per_second);
-        figures.tell_beside(&format!("{name}_p99_ms"), p99_ms, floor_p99_ms);
-        figures.tell_beside(&format!("{name}_tiny_http"), per_second, other.medians().0);
-        figures.tell_beside(&format!("{name}_crowd"), crowded_per_second, per_second);
-        figures.tell_beside(&format!("{name}_crowd_p99_ms"), crowded_p99_ms, p99_ms);
+        let [ours, floor, other, crowded] = [ours, floor, other, crowded].map(Scores::medians);
+        figures.tell_beside(&name, ours.per_second, floor.per_second);
+        figures.tell_beside(&format!("{name}_p99_ms"), ours.p99_ms, floor.p99_ms);
+        figures.tell_beside(&format!("{name}_cpu_us"), ours.cpu_us, floor.cpu_us);
+        figures.tell_beside(&format!("{name}_tiny_http"), ours.per_second, other.per_second);
+        figures.tell_beside(&format!("{name}_crowd"), crowded.per_second, ours.per_second);
+        figures.tell_beside(&format!("{name}_crowd_p99_ms"), crowded.p99_ms, ours.p99_ms);
     }
 }
 
 impl Scores {
-    fn add(&mut self, score: &Score) {
+    /// Adds a round and what it cost the server; gives how many connections were never served.
+    fn add(&mut self, cpu: impl Fn() -> Duration, round: impl FnOnce() -> Score) -> usize {
+        let before = cpu();
+        let score = round();
+        let used = cpu() - before;
         assert!(score.answers > 0, "no answer at all");
         self.per_second.push(score.per_second);
         self.p99_ms.push(score.p99.as_secs_f64() * 1e3);
+        self.cpu_us.push(used.as_secs_f64() * 1e6 / score.answers as f64);
+        score.unserved
     }
 
-    fn medians(self) -> (f64, f64) {
-        (median(self.per_second), median(self.p99_ms))
+    fn medians(self) -> Medians {
+        Medians {
+            per_second: median(self.per_second),
+            p99_ms: median(self.p99_ms),
+            cpu_us: median(self.cpu_us),
+        }
     }
 }
 

@@ -47,10 +47,10 @@ const GROUPS: &[Group] = &[
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    if let [peer, kind, answer] = &words[..]
+    if let [peer, kind] = &words[..]
         && peer == peers::PEER
     {
-        peers::serve(kind, answer);
+        peers::serve(kind);
         return ExitCode::SUCCESS;
     }
     let mut quick = false;

@@ -167,8 +167,7 @@ impl Runner {
 
     /// CPU time of all its threads, those that have ended too.
     pub fn cpu(&self) -> Duration {
-        let clock = ClockId::pid_cpu_clock_id(self.pid()).expect("a process has a CPU clock");
-        clock.now().expect("our child").into()
+        cpu(self.pid())
     }
 
     /// Its memory, with its share of what it shares.
@@ -227,6 +226,12 @@ impl Events {
             }
         }
     }
+}
+
+/// CPU time of a child's threads, those that have ended too.
+pub fn cpu(child: Pid) -> Duration {
+    let clock = ClockId::pid_cpu_clock_id(child).expect("a process has a CPU clock");
+    clock.now().expect("our child").into()
 }
 
 fn text(path: PathBuf) -> toml::Value {
