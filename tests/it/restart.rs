@@ -502,7 +502,7 @@ fn container_removed_while_no_runner_was_there_fails_the_task_with_a_message() {
     daemon.restart();
     let last = host.wait_final(id, AFTER_AN_OUTAGE);
     assert_eq!((last.status.as_str(), last.exit_code), ("failed", None));
-    assert!(last.message.unwrap().contains("removed by somebody else"));
+    assert!(last.message.unwrap().contains("not by the runner"));
 }
 
 // ── the Engine goes and comes ────────────────────────────────────────────────────────────────
