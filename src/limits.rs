@@ -61,8 +61,9 @@ pub const HTTP_BODY_DEADLINE: Duration = Duration::from_secs(120);
 pub const HTTP_WRITE_STALL: Duration = Duration::from_secs(10);
 /// A whole answer, stalls or not.
 pub const HTTP_WRITE_DEADLINE: Duration = Duration::from_secs(120);
-/// A parked call of an ordinary row; then 504.
-pub const HTTP_PARKED_DEADLINE: Duration = Duration::from_secs(60);
+/// A parked call of an ordinary row, then 503: pause and resume, where the host gives up after 10 s,
+/// and what waits for shared storage (design law 5).
+pub const HTTP_PARKED_DEADLINE: Duration = Duration::from_secs(15);
 /// A parked call of a slow row: VPS creation pulls images, and the host waits without limit.
 pub const HTTP_PARKED_SLOW_DEADLINE: Duration = Duration::from_secs(60 * 60);
 /// After an early error the rest of the request is read and dropped for this long, so that the

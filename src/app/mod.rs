@@ -60,6 +60,7 @@ pub enum StartError {
 /// Runs the runner until SIGTERM or SIGINT. Containers run on.
 pub fn serve(settings: Settings) -> ExitCode {
     start_log(settings.log_level);
+    keep_memory_small();
     if let Err(error) = signals::keep_for_main() {
         log::error!("signals: {error}");
         return ExitCode::FAILURE;
@@ -257,6 +258,21 @@ fn prepare_shared_dir(node: &Arc<Node>) {
 fn make_directory(path: &Path) -> Result<(), StartError> {
     std::fs::create_dir_all(path)
         .map_err(|source| StartError::Directory { path: path.to_owned(), source })
+}
+
+/// The C library keeps freed memory for later: per thread, and whole megabytes once a large body has
+/// passed. Of a daemon that idles for days the machine wants it back (after a burst of 4 MB bodies
+/// 112 MB stayed, with this 4.5).
+fn keep_memory_small() {
+    const ARENAS_MAX: libc::c_int = 2;
+    const OWN_MAPPING_BYTES_MIN: libc::c_int = 128 * 1024;
+    // SAFETY: mallopt only sets parameters of the allocator; no thread but this one runs yet.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, ARENAS_MAX);
+        // Given explicitly, so that it does not grow with what is freed.
+        libc::mallopt(libc::M_MMAP_THRESHOLD, OWN_MAPPING_BYTES_MIN);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, OWN_MAPPING_BYTES_MIN);
+    }
 }
 
 fn start_log(level: log::LevelFilter) {

@@ -96,8 +96,13 @@ pub struct Head {
 impl Head {
     /// Value of the first header line called `name`, in any case.
     pub fn field<'a>(&self, bytes: &'a [u8], name: &str) -> Option<&'a str> {
-        let named = |field: &&(Span, Span)| field.0.text(bytes).eq_ignore_ascii_case(name);
-        self.fields.iter().find(named).map(|field| field.1.text(bytes))
+        self.fields(bytes, name).next()
+    }
+
+    /// Values of all header lines called `name`, in any case.
+    pub fn fields<'a>(&self, bytes: &'a [u8], name: &str) -> impl Iterator<Item = &'a str> {
+        let named = move |field: &&(Span, Span)| field.0.text(bytes).eq_ignore_ascii_case(name);
+        self.fields.iter().filter(named).map(|field| field.1.text(bytes))
     }
 }
 

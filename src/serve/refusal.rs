@@ -57,8 +57,7 @@ impl Refusal {
             Refusal::BodyTooLarge { .. } => 413,
             Refusal::ContentType => 415,
             Refusal::Panicked => 500,
-            Refusal::Busy | Refusal::Unanswered | Refusal::Stopping => 503,
-            Refusal::TimedOut => 504,
+            Refusal::Busy | Refusal::Unanswered | Refusal::TimedOut | Refusal::Stopping => 503,
         }
     }
 }

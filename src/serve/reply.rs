@@ -171,7 +171,6 @@ fn reason(status: u16) -> &'static str {
         501 => "Not Implemented",
         502 => "Bad Gateway",
         503 => "Service Unavailable",
-        504 => "Gateway Timeout",
         // The phrase may be empty (RFC 9112 4).
         _ => "",
     }

@@ -71,6 +71,8 @@ fn pages_of_others_are_refused() {
     assert_eq!(ask(&house, &format!("Host: {here}\r\nOrigin: http://{here}\r\n")).status, 200);
     assert_eq!(ask(&house, &format!("Host: {here}\r\nOrigin: http://a.example\r\n")).status, 403);
     assert_eq!(ask(&house, &format!("Host: {here}\r\nOrigin: null\r\n")).status, 403);
+    let both = format!("Host: {here}\r\nOrigin: http://{here}\r\nOrigin: http://a.example\r\n");
+    assert_eq!(ask(&house, &both).status, 403);
     assert_eq!(ask(&house, "Host: a.example\r\n").status, 403);
 }
 

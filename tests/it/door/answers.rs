@@ -59,7 +59,7 @@ fn parked_call_has_a_deadline_and_a_slow_row_a_longer_one() {
     slow.send("GET /park/slow HTTP/1.1\r\nHost: localhost\r\n\r\n");
     eventually("parked", || house.hall.responders.lock().unwrap().len() == 1);
     let slow_responder = house.hall.responders.lock().unwrap().pop().unwrap();
-    assert_eq!(house.client().get("/park").status, 504);
+    assert_eq!(house.client().get("/park").status, 503);
     slow_responder.respond(Reply::text(200, "done"));
     assert_eq!(slow.answer().unwrap().text(), "done");
 }
