@@ -100,7 +100,10 @@ impl Outbox {
                     self.notify(id);
                 }
                 Err(error) => {
-                    log::warn!("task {id}: {} not told: {error}", update.status);
+                    // Once per outage: a host that is away for a week must not fill the log.
+                    let is_first = backoff == OUTBOX_BACKOFF_FIRST;
+                    let level = if is_first { log::Level::Warn } else { log::Level::Debug };
+                    log::log!(level, "task {id}: {} not told: {error}", update.status);
                     // To the back: a report that the host chokes on must not hold up the others.
                     self.notify(id);
                     if self.pause(backoff) {
