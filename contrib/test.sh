@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that must hold, in one command, as root on Debian 12: format, lints, docs, unit tests,
-# the floor map, doc tests, and last the integration tests against a real Docker Engine.
+# the floor map, doc tests, a quick run of the benches, and last the integration tests against a
+# real Docker Engine.
 #
 # Installs what is missing, starts an Engine if none answers and stops that one again, and leaves
 # no container, image or network behind. KIT_KEEP=1 keeps the images and the network for the next
@@ -46,6 +47,8 @@ main() {
     suite unit cargo test --locked --lib --bins
     suite layers cargo test --locked --test layers
     suite doctests cargo test --locked --doc
+    # Only that they still run: the tests' own build, few rounds, no figure is judged.
+    suite benches cargo bench --locked --profile dev --bench budgets -- --quick
     # The last one: its seconds are in the summary that cargo ends with.
     step integration
     run cargo test --locked --test it

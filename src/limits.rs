@@ -9,6 +9,9 @@ use std::time::Duration;
 /// untouched pages cost nothing.
 pub const STACK_BYTES: usize = 256 * 1024;
 
+/// The standard library joins a thread without a deadline: its end is looked for this often.
+pub const JOIN_LOOK_AGAIN: Duration = Duration::from_millis(2);
+
 // ── serve ────────────────────────────────────────────────────────────────────────────────────
 
 /// Threads that run handlers. Handlers are short (slow ones park), so a few per core are enough.
@@ -67,6 +70,8 @@ pub const HTTP_PARKED_SLOW_DEADLINE: Duration = Duration::from_secs(60 * 60);
 pub const HTTP_LINGER: Duration = Duration::from_secs(2);
 /// And for this many bytes.
 pub const HTTP_LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Events the door takes from the kernel at a time.
+pub const HTTP_EVENTS_PER_TURN: usize = 64;
 /// How long every worker may be busy before the door reads requests in their place.
 pub const HTTP_HELP: Duration = Duration::from_millis(1);
 /// The door looks for passed deadlines this often while anybody is connected.
@@ -75,6 +80,10 @@ pub const HTTP_SWEEP: Duration = Duration::from_millis(500);
 pub const HTTP_STREAMS_MAX: usize = 64;
 /// At stop: what runs may finish, then parked callers are told 503. Inside `SHUTDOWN_GRACE`.
 pub const HTTP_DRAIN: Duration = Duration::from_millis(1000);
+/// Meanwhile the door looks this often whether all is done.
+pub const HTTP_DRAIN_TURN: Duration = Duration::from_millis(10);
+/// Of an input that a 422 quotes back, this much at most; a longer one is not quoted.
+pub const HTTP_ECHO_BYTES_MAX: usize = 1024;
 /// Refused addresses remembered for `/health`.
 pub const DENIED_KEPT_MAX: usize = 16;
 /// And how much of the path each of them wanted.
@@ -136,6 +145,15 @@ pub const ENGINE_LOG_LINES_MAX: usize = 200;
 
 /// An event stream silent for this long asks the Engine whether it lives. Silence itself is fine.
 pub const ENGINE_EVENTS_SILENCE: Duration = Duration::from_secs(10);
+
+/// Kernel timeouts of the Engine's sockets are set in steps of this, so that equal deadlines on a
+/// kept connection cost no system call. A deadline is late by one step at most.
+pub const ENGINE_TIMEOUT_STEP: Duration = Duration::from_millis(50);
+
+/// Of an archive that holds one file: extended heads (long names, attributes) before its entry, and
+/// how long each may be.
+pub const ENGINE_ARCHIVE_EXTENSIONS_MAX: usize = 8;
+pub const ENGINE_ARCHIVE_EXTENSION_BYTES_MAX: u64 = 1024 * 1024;
 
 /// First and longest pause before a lost event stream is opened again.
 pub const ENGINE_EVENTS_PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -286,9 +304,6 @@ pub const ENGINE_PROBE_EVERY_WHEN_AWAY: Duration = Duration::from_secs(1);
 pub const RECONCILE_EVERY: Duration = Duration::from_secs(60);
 pub const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
-/// A thread's end has no deadline of its own: it is looked for this often.
-pub const JOIN_LOOK_AGAIN: Duration = Duration::from_millis(5);
-
 /// A runner that is told to stop waits this long for its threads before it leaves (design law 10).
 pub const SHUTDOWN_GRACE: Duration = Duration::from_millis(1500);
 
@@ -323,6 +338,9 @@ pub const CLI_KILL_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Between the last byte of output and the recorded outcome.
 pub const CLI_OUTCOME_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The record may come a moment after the last byte: it is asked for this often.
+pub const CLI_OUTCOME_TICK: Duration = Duration::from_millis(20);
 
 /// The head of an answer. Ours are below 1 KiB, the Engine's below 2.
 pub const CLI_HEAD_BYTES_MAX: usize = 16 * 1024;

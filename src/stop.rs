@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::threads::{lock, unpoisoned};
+
 type Hook = Box<dyn FnOnce() + Send>;
 
 /// A stop flag shared by clones. Once raised it stays raised.
@@ -66,10 +68,7 @@ impl Stop {
             if left.is_zero() {
                 break;
             }
-            state = match self.inner.raised.wait_timeout(state, left) {
-                Ok((state, _)) => state,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
+            state = unpoisoned(self.inner.raised.wait_timeout(state, left)).0;
         }
         state.stopped
     }
@@ -99,7 +98,7 @@ impl Stop {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.inner.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.inner.state)
     }
 }
 

@@ -1,8 +1,10 @@
 //! Named threads with small stacks. Every thread of the runner is started here, so that it has a
-//! name an operator can read in `ps -T`, a counted panic and a stack size out of `limits`.
+//! name an operator can read in `ps -T`, a counted panic and a stack size out of `limits`. And what
+//! a panic leaves behind: locks that are none the worse for it.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{LockResult, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -32,6 +34,17 @@ pub fn spawn<T: Send + 'static>(
         }
         ended.ok()
     })
+}
+
+/// Locks `mutex`, whatever became of who held it before: see [`unpoisoned`].
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    unpoisoned(mutex.lock())
+}
+
+/// What a lock or a wait gave, also after a panic under that lock. Our locks cover plain values and
+/// a few lines each, so what is in there is still true; one panic must not end every thread.
+pub fn unpoisoned<T>(locked: LockResult<T>) -> T {
+    locked.unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Binds the calling thread to `cpus`. Threads and processes it starts later inherit that.
@@ -77,6 +90,19 @@ mod test {
         assert!(pin(&[]).is_err());
         assert!(pin(&[1024]).is_err());
         assert_eq!(affinity().unwrap(), before);
+    }
+
+    #[test]
+    fn lock_that_a_panic_left_is_locked_all_the_same() {
+        let figure = std::sync::Arc::new(Mutex::new(7));
+        let held = std::sync::Arc::clone(&figure);
+        let thread = spawn("doomed-holder", 64 * 1024, move || {
+            let _held = lock(&held);
+            panic!("on purpose");
+        });
+        assert_eq!(thread.unwrap().join().unwrap(), None::<()>);
+        assert!(figure.is_poisoned());
+        assert_eq!(*lock(&figure), 7);
     }
 
     #[test]

@@ -30,6 +30,7 @@ const NEIGHBOURS: &[(&str, &[&str])] = &[
     ("wire", &["limits"]),
     ("model", &["limits"]),
     ("threads", &["limits", "metrics"]),
+    ("stop", &["threads"]),
     ("pipe", &["limits", "metrics", "stop", "threads"]),
 ];
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::model::ids::TaskId;
+use crate::model::ids::{NotATaskId, TaskId};
 use crate::ops::OpError;
 use crate::serve::Reply;
 use crate::wire::api::fields::Invalid;
@@ -61,7 +61,7 @@ fn status(error: &OpError) -> u16 {
 /// # Errors
 /// 422 naming the path parameter.
 pub fn task_id_in_path(text: &str) -> Result<TaskId, Fault> {
-    text.parse().map_err(|error: crate::model::ids::NotATaskId| {
+    text.parse().map_err(|error: NotATaskId| {
         Invalid::value("path", "task_id", error.to_string(), text.into()).into()
     })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::fault::Fault;
-use super::spec::is_environment_name;
+use super::spec::{ENVIRONMENT_NAME_RULE, is_environment_name};
 use crate::docker::ImageSummary;
 use crate::model::time::Stamp;
 use crate::ops::Node;
@@ -32,8 +32,7 @@ pub fn list(node: &Arc<Node>, call: Call) -> Answer {
 pub fn sync(node: &Arc<Node>, call: Call) -> Answer {
     let name = call.param("name").to_owned();
     if !is_environment_name(&name) {
-        let msg = "an environment's name has letters, digits, '.', '_', '-'";
-        let fault = Fault::from(Invalid::value("path", "name", msg, name.into()));
+        let fault = Fault::from(Invalid::value("path", "name", ENVIRONMENT_NAME_RULE, name.into()));
         return Reply::from(fault).into();
     }
     let (answer, responder) = call.park();

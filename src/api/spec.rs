@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::limits::{ENVIRONMENT_NAME_BYTES_MAX, IMAGE_REFERENCE_BYTES_MAX, MEMORY_BYTES_MIN};
 use crate::model::ids::TaskId;
 use crate::model::placement::{Placement, seat};
+use crate::model::script::WORKING_DIR_DEFAULT;
 use crate::model::settings::Settings;
 use crate::model::task::{ImageSource, LogFiles, Pull, TaskSpec};
 use crate::model::topology::Topology;
@@ -25,9 +26,9 @@ pub fn task_spec(
     topology: &Topology,
     network: &NetworkFacts,
 ) -> Result<TaskSpec, Invalid> {
-    let id = task_id(body.task_id);
-    if id.is_none() {
-        fields.refuse("task_id", "a task id is a whole number from 1 to 2^63-1");
+    let id = TaskId::from_wire(body.task_id);
+    if let Err(error) = id {
+        fields.refuse("task_id", error.to_string());
     }
     let has_nul = |text: &String| text.contains('\0');
     for (name, found) in [
@@ -67,13 +68,14 @@ pub fn task_spec(
             None
         }
     };
-    let working_dir = if body.working_dir.is_empty() { "/shared".into() } else { body.working_dir };
+    let working_dir = Some(body.working_dir).filter(|path| !path.is_empty());
+    let working_dir = working_dir.unwrap_or_else(|| WORKING_DIR_DEFAULT.to_owned());
     if !working_dir.starts_with('/') {
         fields.refuse("working_dir", "must be an absolute path in the container");
     }
     let reserved_ip = reserved_ip(body.reserved_ip.as_deref(), network, &mut fields);
     // Without an id nobody can say where its files belong.
-    let logs = id.map(|id| {
+    let logs = id.as_ref().ok().map(|id| {
         let directory = settings.shared_dir.join("logs").join(id.to_string());
         LogFiles {
             stdout: log_path("stdout_path", &body.stdout_path, &directory, &mut fields),
@@ -81,7 +83,7 @@ pub fn task_spec(
             directory,
         }
     });
-    let (Some(id), Some(logs), Some(image), Ok((placement, seat)), Ok(gpus)) =
+    let (Ok(id), Some(logs), Some(image), Ok((placement, seat)), Ok(gpus)) =
         (id, logs, image, seat, gpus)
     else {
         return Err(fields.into_faults());
@@ -106,10 +108,6 @@ pub fn task_spec(
     })
 }
 
-fn task_id(raw: i64) -> Option<TaskId> {
-    TaskId::try_from(u64::try_from(raw).ok()?).ok()
-}
-
 fn is_variable(name: &str, value: &str) -> bool {
     !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
 }
@@ -128,7 +126,10 @@ fn image_source(body: &ExecuteBody, fields: &mut Fields) -> Option<ImageSource> 
     };
     if let Some(reference) = given(&body.registry_image) {
         if !is_reference(&reference) {
-            fields.refuse("registry_image", "is no image reference");
+            fields.refuse(
+                "registry_image",
+                "is no image reference, such as busybox:1.36 or ghcr.io/me/tool@sha256:…",
+            );
             return None;
         }
         return Some(ImageSource::Registry(reference, pull));
@@ -136,10 +137,7 @@ fn image_source(body: &ExecuteBody, fields: &mut Fields) -> Option<ImageSource> 
     match given(&body.container_name) {
         Some(name) if is_environment_name(&name) => Some(ImageSource::Environment(name)),
         Some(_) => {
-            fields.refuse(
-                "container_name",
-                "an environment's name has letters, digits, '.', '_', '-'",
-            );
+            fields.refuse("container_name", ENVIRONMENT_NAME_RULE);
             None
         }
         None => {
@@ -156,6 +154,10 @@ fn is_reference(reference: &str) -> bool {
         && reference.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b))
         && reference.starts_with(|c: char| c.is_ascii_alphanumeric())
 }
+
+/// What is said to somebody whose name fails [`is_environment_name`].
+pub const ENVIRONMENT_NAME_RULE: &str =
+    "an environment's name is letters, digits, '.', '_', '-', and begins with a letter or digit";
 
 /// Whether `name` can be an environment's: part of an image reference and of a file's name.
 pub fn is_environment_name(name: &str) -> bool {

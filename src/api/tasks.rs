@@ -2,6 +2,7 @@
 //! (design D15).
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -13,11 +14,11 @@ use super::task_view::task_view;
 use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, LOG_FOLLOW_PAUSE, TASKS_LISTED_MAX};
 use crate::model::ids::TaskId;
 use crate::model::phase::Phase;
-use crate::ops::files_thread::on_files_thread;
-use crate::ops::task::freeze::{self, Done};
-use crate::ops::task::logs::{self, Chunk};
-use crate::ops::task::{execute as executing, kill as killing};
-use crate::ops::{Node, OpError, network};
+use crate::model::task::LogFiles;
+use crate::ops::files_thread::{on_files_thread, post_to_files_thread};
+use crate::ops::task::freeze::Done;
+use crate::ops::task::logs::Chunk;
+use crate::ops::{Node, OpError, network, task as ops};
 use crate::serve::{Answer, Call, Reply, Stream, StreamOut, Woken};
 use crate::wire::api::fields::Invalid;
 use crate::wire::api::tasks::{ControlBody, ExecuteBody};
@@ -30,7 +31,7 @@ pub fn execute(node: &Arc<Node>, call: Call) -> Answer {
         let network = network::known(node);
         let spec = task_spec(body, fields, &node.settings, &node.topology, &network)?;
         let id = spec.id;
-        executing::accept(node, spec, key)?;
+        ops::execute::accept(node, spec, key)?;
         Ok(Reply::json(200, &json!({ "message": "Task accepted.", "task_id": id })))
     })
 }
@@ -39,19 +40,19 @@ pub fn execute(node: &Arc<Node>, call: Call) -> Answer {
 pub fn kill(node: &Arc<Node>, call: Call) -> Answer {
     answer(|| {
         let id = control_id(&call)?;
-        killing::kill(node, id)?;
+        ops::kill::kill(node, id)?;
         Ok(Reply::json(200, &json!({ "message": format!("Task {id} is being killed.") })))
     })
 }
 
 /// `POST /api/pause`: answered when the Engine has done it.
 pub fn pause(node: &Arc<Node>, call: Call) -> Answer {
-    frozen(node, call, freeze::pause, "paused")
+    frozen(node, call, ops::freeze::pause, "paused")
 }
 
 /// `POST /api/resume`: answered when the Engine has done it.
 pub fn resume(node: &Arc<Node>, call: Call) -> Answer {
-    frozen(node, call, freeze::resume, "resumed")
+    frozen(node, call, ops::freeze::resume, "resumed")
 }
 
 fn frozen(
@@ -105,32 +106,44 @@ pub fn show(node: &Arc<Node>, call: Call) -> Answer {
 pub fn logs(node: &Arc<Node>, call: Call) -> Answer {
     match log_request(node, &call) {
         Ok(asked) if asked.follow => follow(node, asked),
-        Ok(asked) => answer(|| {
-            let chunk = asked.read(node, asked.offset)?;
-            let next = asked.offset + chunk.bytes.len() as u64;
-            Ok(Reply::bytes(200, BYTES, chunk.bytes)
-                .header("X-Next-Offset", next.to_string())
-                .header("X-Size", chunk.size.to_string()))
-        }),
+        Ok(asked) => {
+            // Parked: workers that wait for a share that hangs would be missed by other rows.
+            let (answer, responder) = call.park();
+            post_to_files_thread(node, move || responder.respond(piece(&asked)));
+            answer
+        }
         Err(fault) => Reply::from(fault).into(),
+    }
+}
+
+fn piece(asked: &LogRequest) -> Reply {
+    match asked.read_at(asked.offset) {
+        Ok(chunk) => {
+            let next = asked.offset.saturating_add(chunk.bytes.len() as u64);
+            Reply::bytes(200, BYTES, chunk.bytes)
+                .header("X-Next-Offset", next.to_string())
+                .header("X-Size", chunk.size.to_string())
+        }
+        Err(fault) => fault.into(),
     }
 }
 
 const BYTES: &str = "application/octet-stream";
 
 /// What a call for logs asks for.
+#[derive(Clone)]
 struct LogRequest {
     id: TaskId,
-    path: std::path::PathBuf,
+    directory: PathBuf,
+    path: PathBuf,
     offset: u64,
     follow: bool,
 }
 
 impl LogRequest {
-    fn read(&self, node: &Node, offset: u64) -> Result<Chunk, Fault> {
-        let path = self.path.clone();
-        let chunk = on_files_thread(node, move || logs::read(&path, offset))?;
-        chunk.map_err(|error| {
+    /// For files threads: shared storage may hang.
+    fn read_at(&self, offset: u64) -> Result<Chunk, Fault> {
+        ops::logs::read(&self.directory, &self.path, offset).map_err(|error| {
             log::warn!("task {}: its output: {error}", self.id);
             Fault::from(OpError::Unreadable { path: self.path.clone(), source: error })
         })
@@ -140,16 +153,17 @@ impl LogRequest {
 fn log_request(node: &Arc<Node>, call: &Call) -> Result<LogRequest, Fault> {
     let id = task_id_in_path(call.param("task_id"))?;
     let record = node.tasks.find(id).map_err(OpError::from)?;
+    let LogFiles { directory, stdout, stderr } = record.spec.logs;
     let path = match call.query("stream").unwrap_or("stdout") {
-        "stdout" => record.spec.logs.stdout,
-        "stderr" => record.spec.logs.stderr,
+        "stdout" => stdout,
+        "stderr" => stderr,
         other => {
             let msg = "must be stdout or stderr";
             return Err(Invalid::value("query", "stream", msg, other.into()).into());
         }
     };
     let offset = query::number(call, "offset")?;
-    Ok(LogRequest { id, path, offset, follow: query::flag(call, "follow")? })
+    Ok(LogRequest { id, directory, path, offset, follow: query::flag(call, "follow")? })
 }
 
 fn follow(node: &Arc<Node>, asked: LogRequest) -> Answer {
@@ -159,7 +173,9 @@ fn follow(node: &Arc<Node>, asked: LogRequest) -> Answer {
         loop {
             // Looked at before reading: what was written before the end is read after it.
             let has_ended = node.tasks.get(asked.id).is_none_or(|r| r.phase == Phase::Ended);
-            let Ok(chunk) = asked.read(&node, offset) else { return };
+            let reading = asked.clone();
+            let read = on_files_thread(&node, move || reading.read_at(offset));
+            let Ok(Ok(chunk)) = read else { return };
             // A file that shrank was truncated: what is in it now is new.
             if chunk.size < offset {
                 offset = 0;
@@ -179,9 +195,8 @@ fn follow(node: &Arc<Node>, asked: LogRequest) -> Answer {
 
 fn control_id(call: &Call) -> Result<TaskId, Fault> {
     let body = ControlBody::read(call.body())?;
-    u64::try_from(body.task_id).ok().and_then(|id| TaskId::try_from(id).ok()).ok_or_else(|| {
-        let msg = "a task id is a whole number from 1 to 2^63-1";
-        Invalid::value("body", "task_id", msg, body.task_id.into()).into()
+    TaskId::from_wire(body.task_id).map_err(|error| {
+        Invalid::value("body", "task_id", error.to_string(), body.task_id.into()).into()
     })
 }
 

@@ -4,10 +4,11 @@
 pub mod config;
 mod signals;
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
@@ -19,8 +20,8 @@ use crate::host::Host;
 use crate::host::outbox::Outbox;
 use crate::lanes::{Group, Lanes, LanesSetup, Next, Pool};
 use crate::limits::{
-    FILES_THREADS_MAX, HTTP_WORKERS, PATIENT_THREADS_MAX, SHUTDOWN_GRACE, URGENT_WORKERS,
-    WORKERS_PER_NODE,
+    FILES_THREADS_MAX, HTTP_WORKERS, JOIN_LOOK_AGAIN, PATIENT_THREADS_MAX, SHUTDOWN_GRACE,
+    URGENT_WORKERS, WORKERS_PER_NODE,
 };
 use crate::loops;
 use crate::machine::watch::FirstWrites;
@@ -182,7 +183,7 @@ impl Running {
             // Without its end there is no deadline on `join`: a thread in a call to a hung peer
             // is left to the process's own end.
             while !thread.is_finished() && Instant::now() < until {
-                std::thread::sleep(crate::limits::JOIN_LOOK_AGAIN);
+                std::thread::sleep(JOIN_LOOK_AGAIN);
             }
             if thread.is_finished() {
                 let _ = thread.join();
@@ -253,7 +254,7 @@ fn prepare_shared_dir(node: &Arc<Node>) {
     }
 }
 
-fn make_directory(path: &std::path::Path) -> Result<(), StartError> {
+fn make_directory(path: &Path) -> Result<(), StartError> {
     std::fs::create_dir_all(path)
         .map_err(|source| StartError::Directory { path: path.to_owned(), source })
 }
@@ -298,10 +299,21 @@ impl fmt::Display for StartError {
                 write!(f, "directory {}: {source}", path.display())
             }
             StartError::Store(error) => write!(f, "STATE_DIR: {error}"),
-            StartError::Serve(error) => error.fmt(f),
+            StartError::Serve(error) => match error.source() {
+                Some(source) => write!(f, "{error}: {source}"),
+                None => error.fmt(f),
+            },
             StartError::Threads(error) => write!(f, "threads: {error}"),
         }
     }
 }
 
-impl std::error::Error for StartError {}
+impl Error for StartError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            StartError::Directory { source, .. } | StartError::Threads(source) => Some(source),
+            StartError::Store(error) => Some(error),
+            StartError::Serve(error) => Some(error),
+        }
+    }
+}

@@ -1,7 +1,9 @@
 //! One line on the terminal that tells how far an image is, and goes away by itself.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+
+use crate::threads::lock;
 
 /// The line. It is drawn on stderr, and only if that is a terminal.
 #[derive(Debug)]
@@ -24,7 +26,7 @@ impl ProgressLine {
     pub fn show(&self, text: &str) {
         // A terminal would obey control characters in what an image's registry says.
         let text: String = text.chars().filter(|letter| !letter.is_control()).collect();
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shown = lock(&self.shown);
         if self.is_terminal && *shown != text {
             // Back to the first column, the text, and nothing behind it.
             let _ = write!(io::stderr(), "\r{text}\x1b[K");

@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use nix::unistd::gethostname;
 
 use super::Failure;
 use super::client::{Client, Target};
 use super::runner::Runner;
 use crate::app::config::{self, Fault, File, Loaded, Sources};
 use crate::limits;
+use crate::machine;
 use crate::model::settings::{Settings, Token};
 
 /// Flags of all commands that talk to a runner.
@@ -56,7 +56,7 @@ impl Reach {
 impl ConfigPath {
     /// The layers below `flags`.
     pub fn sources(&self, flags: Vec<(&'static str, String)>) -> Sources {
-        let hostname = gethostname().unwrap_or_default().to_string_lossy().into_owned();
+        let hostname = machine::hostname().unwrap_or_default();
         let path = self.config.clone().or_else(|| env::var_os("RIVER_CONFIG").map(PathBuf::from));
         let file = path.map_or(File::Default, File::Named);
         Sources { hostname, file, variables: env::vars_os().collect(), flags }

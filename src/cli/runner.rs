@@ -55,7 +55,6 @@ pub enum Status {
     Failed,
     Killed,
     KilledOom,
-    Stopped,
     /// A newer runner's word.
     #[serde(other)]
     Unknown,
@@ -159,11 +158,7 @@ impl Runner {
 impl Status {
     pub fn is_ended(self) -> bool {
         match self {
-            Status::Completed
-            | Status::Failed
-            | Status::Killed
-            | Status::KilledOom
-            | Status::Stopped => true,
+            Status::Completed | Status::Failed | Status::Killed | Status::KilledOom => true,
             Status::Pending | Status::Running | Status::Paused | Status::Unknown => false,
         }
     }
@@ -178,7 +173,6 @@ impl Status {
             Status::Failed => "failed",
             Status::Killed => "killed",
             Status::KilledOom => "killed_oom",
-            Status::Stopped => "stopped",
             Status::Unknown => "unknown",
         }
     }

@@ -8,6 +8,7 @@ use super::ask::Ask;
 use super::call::Reply;
 use super::names::{checked_name, escaped};
 use super::{DockerError, Engine};
+use crate::limits::{ENGINE_ARCHIVE_EXTENSION_BYTES_MAX, ENGINE_ARCHIVE_EXTENSIONS_MAX};
 use crate::wire::docker::PathStat;
 
 const CALL: &str = "read a file of container";
@@ -116,14 +117,11 @@ enum TarError {
 }
 
 const BLOCK_BYTES: usize = 512;
-/// Extended heads (long names, extended attributes) before the entry itself.
-const EXTENSIONS_MAX: usize = 8;
-const EXTENSION_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The content of the first entry that is a regular file, where nothing but extended heads may
 /// come before it.
 fn first_file(tar: &mut dyn Read, bytes_max: usize) -> Result<Vec<u8>, TarError> {
-    for _ in 0..EXTENSIONS_MAX {
+    for _ in 0..ENGINE_ARCHIVE_EXTENSIONS_MAX {
         let mut head = [0; BLOCK_BYTES];
         tar.read_exact(&mut head).map_err(TarError::Read)?;
         if &head[257..262] != b"ustar" {
@@ -139,7 +137,7 @@ fn first_file(tar: &mut dyn Read, bytes_max: usize) -> Result<Vec<u8>, TarError>
                 return Ok(content);
             }
             // pax and GNU extended heads: their content says nothing we need.
-            b'x' | b'g' | b'L' | b'K' if size <= EXTENSION_BYTES_MAX => {
+            b'x' | b'g' | b'L' | b'K' if size <= ENGINE_ARCHIVE_EXTENSION_BYTES_MAX => {
                 let padded = size.next_multiple_of(BLOCK_BYTES as u64);
                 io::copy(&mut tar.take(padded), &mut io::sink()).map_err(TarError::Read)?;
             }

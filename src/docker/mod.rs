@@ -20,6 +20,7 @@ use ureq::Agent;
 use self::ask::Ask;
 use self::health::Seen;
 use crate::metrics;
+use crate::threads::lock;
 use crate::wire::docker as wire;
 
 mod archive;
@@ -161,7 +162,7 @@ impl Engine {
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.inner.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.inner.seen)
     }
 }
 

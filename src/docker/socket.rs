@@ -23,10 +23,6 @@ use crate::limits;
 
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
-/// Kernel timeouts are set in steps of this, so that equal deadlines on a kept connection cost no
-/// system call. A deadline is late by one step at most.
-const TIMEOUT_STEP: Duration = Duration::from_millis(50);
-
 /// `DOCKER_HOST` names something that is no Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotAUnixSocket {
@@ -62,7 +58,7 @@ pub fn connect(path: &Path, deadline: Duration) -> io::Result<UnixStream> {
     )?;
     let stream = UnixStream::from(fd);
     // A Unix connect honours the send timeout.
-    stream.set_write_timeout(Some(deadline.max(TIMEOUT_STEP)))?;
+    stream.set_write_timeout(Some(deadline.max(limits::ENGINE_TIMEOUT_STEP)))?;
     let address = UnixAddr::new(path)?;
     let until = Instant::now() + deadline;
     loop {
@@ -223,8 +219,8 @@ impl Wait {
 }
 
 fn whole_steps(left: Duration) -> Duration {
-    let steps = left.as_nanos().div_ceil(TIMEOUT_STEP.as_nanos());
-    TIMEOUT_STEP.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX))
+    let steps = left.as_nanos().div_ceil(limits::ENGINE_TIMEOUT_STEP.as_nanos());
+    limits::ENGINE_TIMEOUT_STEP.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX))
 }
 
 fn is_retry(error: &io::Error) -> bool {
@@ -308,8 +304,8 @@ mod test {
     #[test]
     fn a_kernel_timeout_is_rounded_up_to_whole_steps() {
         assert_eq!(whole_steps(Duration::from_micros(9_999_873)), Duration::from_secs(10));
-        assert_eq!(whole_steps(Duration::from_nanos(1)), TIMEOUT_STEP);
-        assert_eq!(whole_steps(TIMEOUT_STEP), TIMEOUT_STEP);
+        assert_eq!(whole_steps(Duration::from_nanos(1)), limits::ENGINE_TIMEOUT_STEP);
+        assert_eq!(whole_steps(limits::ENGINE_TIMEOUT_STEP), limits::ENGINE_TIMEOUT_STEP);
     }
 
     #[test]

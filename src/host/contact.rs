@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::limits::HOST_GAP_MAX;
 use crate::model::time::Stamp;
+use crate::threads::lock;
 
 /// Kept by the heartbeat loop, read by `/health` and by the rule on refused reports.
 #[derive(Debug, Default)]
@@ -64,7 +65,7 @@ impl Contact {
     }
 
     fn lock(&self) -> MutexGuard<'_, ContactState> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.state)
     }
 }
 

@@ -6,13 +6,14 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use log::Level;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
 use crate::limits::{HOST_ADDRESSES_MAX, HOST_RESOLVE_AGAIN, HOST_RESOLVE_RETRY, STACK_BYTES};
 use crate::stop::Stop;
-use crate::threads;
+use crate::threads::{self, lock};
 
 /// `HOST_ADDRESS` and what it stands for now.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ impl HostNames {
 
     /// The addresses known now.
     pub fn known(&self) -> Vec<IpAddr> {
-        self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+        lock(&self.known).clone()
     }
 
     /// Resolves now and again until `stop`, and tells `changed` the addresses each time they are
@@ -49,13 +50,12 @@ impl HostNames {
         }
         let names = Arc::clone(self);
         threads::spawn("host-names", STACK_BYTES, move || {
+            let mut is_away = false;
             loop {
                 let pause = match names.resolve() {
                     Ok(found) => {
-                        let before = std::mem::replace(
-                            &mut *names.known.lock().unwrap_or_else(|p| p.into_inner()),
-                            found.clone(),
-                        );
+                        is_away = false;
+                        let before = std::mem::replace(&mut *lock(&names.known), found.clone());
                         if before != found {
                             changed(found);
                         }
@@ -63,7 +63,10 @@ impl HostNames {
                     }
                     // The old addresses stay: a resolver that is away does not move the host.
                     Err(error) => {
-                        log::warn!("HOST_ADDRESS {}: {error}", names.address);
+                        // The first only: it is asked again every two seconds.
+                        let level = if is_away { Level::Debug } else { Level::Warn };
+                        log::log!(level, "HOST_ADDRESS {}: {error}", names.address);
+                        is_away = true;
                         HOST_RESOLVE_RETRY
                     }
                 };

@@ -8,13 +8,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use log::Level;
+
 use super::{Host, Verdict};
 use crate::limits::{OUTBOX_BACKOFF_FIRST, OUTBOX_BACKOFF_MAX, OUTBOX_LAST_TRY, STACK_BYTES};
 use crate::metrics;
 use crate::model::ids::TaskId;
 use crate::model::task::Report;
 use crate::stop::Stop;
-use crate::threads;
+use crate::threads::{self, lock, unpoisoned};
 use crate::wire::host::Update;
 
 /// Tasks with something unsent. Setting the mark cannot fail or block, and is bounded by the tasks.
@@ -100,9 +102,9 @@ impl Outbox {
                     self.notify(id);
                 }
                 Err(error) => {
-                    // Once per outage: a host that is away for a week must not fill the log.
+                    // The first of an outage only; a host may be away for a weekend.
                     let is_first = backoff == OUTBOX_BACKOFF_FIRST;
-                    let level = if is_first { log::Level::Warn } else { log::Level::Debug };
+                    let level = if is_first { Level::Warn } else { Level::Debug };
                     log::log!(level, "task {id}: {} not told: {error}", update.status);
                     // To the back: a report that the host chokes on must not hold up the others.
                     self.notify(id);
@@ -126,7 +128,7 @@ impl Outbox {
             if due.stopping {
                 return None;
             }
-            due = self.changed.wait(due).unwrap_or_else(|poisoned| poisoned.into_inner());
+            due = unpoisoned(self.changed.wait(due));
         }
     }
 
@@ -140,16 +142,13 @@ impl Outbox {
             if left.is_zero() {
                 break;
             }
-            due = match self.changed.wait_timeout(due, left) {
-                Ok((due, _)) => due,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
+            due = unpoisoned(self.changed.wait_timeout(due, left)).0;
         }
         due.stopping
     }
 
     fn lock(&self) -> MutexGuard<'_, Due> {
-        self.due.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.due)
     }
 }
 

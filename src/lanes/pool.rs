@@ -11,8 +11,9 @@ use std::time::Instant;
 use crate::lanes::shared::Shared;
 use crate::lanes::{Job, Pool};
 use crate::limits::{POOL_IDLE_END, POOL_WAITING_MAX, STACK_BYTES};
+use crate::metrics;
 use crate::model::ids::TaskId;
-use crate::{metrics, threads};
+use crate::threads::{self, lock, unpoisoned};
 
 /// What a pool's thread does.
 pub(super) enum Work {
@@ -116,7 +117,7 @@ impl Threads {
             state.idle += 1;
             let at_rest = |state: &mut State| state.called == 0 && !state.stopped;
             let waited = self.bell.wait_timeout_while(state, POOL_IDLE_END, at_rest);
-            state = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+            state = unpoisoned(waited).0;
             if state.called == 0 {
                 state.idle -= 1;
                 break;
@@ -145,7 +146,7 @@ impl Threads {
     pub fn join(&self, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
         let waited = self.ended.wait_timeout_while(self.state(), left, |state| state.threads > 0);
-        waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0.threads == 0
+        unpoisoned(waited).0.threads == 0
     }
 
     pub fn gauge(&self) -> PoolGauge {
@@ -155,7 +156,7 @@ impl Threads {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.state)
     }
 }
 

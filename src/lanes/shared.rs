@@ -11,6 +11,7 @@ use crate::lanes::{Gauge, Job, LanesSetup, Next, Place, Pool, Resume};
 use crate::limits::{LANE_PAUSE_MAX, POOL_START_RETRY};
 use crate::metrics;
 use crate::model::ids::TaskId;
+use crate::threads::{lock, unpoisoned};
 
 pub(super) struct Shared {
     board: Mutex<Board>,
@@ -131,8 +132,7 @@ impl Shared {
     pub fn join(&self, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
         let waited = self.ended.wait_timeout_while(self.board(), left, |board| board.threads() > 0);
-        let workers_ended =
-            waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0.threads() == 0;
+        let workers_ended = unpoisoned(waited).0.threads() == 0;
         workers_ended && self.patient.join(deadline) && self.files.join(deadline)
     }
 
@@ -148,6 +148,6 @@ impl Shared {
     }
 
     pub fn board(&self) -> MutexGuard<'_, Board> {
-        self.board.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.board)
     }
 }

@@ -2,7 +2,7 @@
 //! readies lanes whose pause is over. Both rest on a condition variable and cost nothing idle.
 
 use std::io;
-use std::sync::{Arc, Condvar, MutexGuard};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::lanes::board::{Board, Queue, Work};
@@ -10,7 +10,7 @@ use crate::lanes::shared::Shared;
 use crate::lanes::{LanesSetup, OnFlag};
 use crate::limits::STACK_BYTES;
 use crate::model::ids::TaskId;
-use crate::threads;
+use crate::threads::{self, unpoisoned};
 
 /// Starts all workers and the clock.
 pub(super) fn start_all(
@@ -104,7 +104,7 @@ fn next(shared: &Shared, crew: usize, owed: Option<(TaskId, Queue)>) -> Option<W
     while work.is_none() && !board.is_stopped() {
         board.rest(crew);
         while !board.answer(crew) && !board.is_stopped() {
-            board = wait(&shared.bells[crew], board);
+            board = unpoisoned(shared.bells[crew].wait(board));
         }
         work = board.take(crew);
     }
@@ -119,15 +119,11 @@ fn keep_time(shared: &Arc<Shared>) {
             shared.ring(board.call(queue));
         }
         board = match board.next_due() {
-            None => wait(&shared.clock, board),
+            None => unpoisoned(shared.clock.wait(board)),
             Some(due) => {
                 let waited = shared.clock.wait_timeout(board, due.saturating_duration_since(now));
-                waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0
+                unpoisoned(waited).0
             }
         };
     }
-}
-
-fn wait<'a>(bell: &Condvar, board: MutexGuard<'a, Board>) -> MutexGuard<'a, Board> {
-    bell.wait(board).unwrap_or_else(|poisoned| poisoned.into_inner())
 }

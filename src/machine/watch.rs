@@ -15,7 +15,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use crate::limits::STACK_BYTES;
 use crate::model::ids::TaskId;
 use crate::stop::Stop;
-use crate::threads;
+use crate::threads::{self, lock};
 
 /// The files being watched.
 #[derive(Clone, Debug)]
@@ -98,6 +98,6 @@ impl Inner {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<WatchDescriptor, TaskId>> {
-        self.watches.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.watches)
     }
 }

@@ -20,6 +20,14 @@ impl TaskId {
         self.0
     }
 
+    /// From a number as JSON has it, which may also be negative.
+    ///
+    /// # Errors
+    /// It is not from 1 to 2^63-1.
+    pub fn from_wire(raw: i64) -> Result<TaskId, NotATaskId> {
+        TaskId::try_from(u64::try_from(raw).map_err(|_| NotATaskId)?)
+    }
+
     /// `kohakuriver-task-{id}`, the container of a command task.
     pub fn task_container(self) -> String {
         format!("{TASK_CONTAINER_PREFIX}{self}")
@@ -89,6 +97,8 @@ mod test {
         assert!(TaskId::try_from(0).is_err());
         assert!(TaskId::try_from(1 << 63).is_err());
         assert!(TaskId::try_from((1 << 63) - 1).is_ok());
+        assert!(TaskId::from_wire(-1).is_err());
+        assert!(TaskId::from_wire(i64::MAX).is_ok());
     }
 
     #[test]

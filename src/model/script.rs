@@ -7,8 +7,11 @@
 /// The directory that the container sees for the task's host-side log directory (contract rule 19).
 pub const LOGS_MOUNT: &str = "/kohakuriver-logs";
 
+/// Where every container sees the cluster's shared data (contract 5.2).
+pub const SHARED_MOUNT: &str = "/shared";
+
 /// The working directory that needs no check: it is always mounted.
-pub const WORKING_DIR_DEFAULT: &str = "/shared";
+pub const WORKING_DIR_DEFAULT: &str = SHARED_MOUNT;
 
 /// Exit code for a working directory that cannot be entered, as `docker` gives for a refused start.
 pub const REFUSED_EXIT_CODE: i64 = 125;

@@ -83,7 +83,11 @@ impl fmt::Display for OpError {
                 write!(f, "task {id} can't be {verb}: {why}")
             }
             OpError::LocalTempMissing(path) => {
-                write!(f, "LOCAL_TEMP_DIR {} is no directory", path.display())
+                write!(
+                    f,
+                    "LOCAL_TEMP_DIR {} is no directory: make it, or set LOCAL_TEMP_DIR",
+                    path.display()
+                )
             }
             OpError::Busy { what, max } => write!(f, "too many {what} at once (at most {max})"),
             OpError::TimedOut { what, after } => {
@@ -107,7 +111,14 @@ impl std::error::Error for OpError {
             OpError::Docker(error) => Some(error),
             OpError::Store(error) => Some(error),
             OpError::Unreadable { source, .. } | OpError::NoRandomness(source) => Some(source),
-            _ => None,
+            OpError::Image(fault) => Some(&**fault),
+            OpError::NotKnown(_)
+            | OpError::InUse(_)
+            | OpError::Denied { .. }
+            | OpError::LocalTempMissing(_)
+            | OpError::Busy { .. }
+            | OpError::TimedOut { .. }
+            | OpError::Stopping => None,
         }
     }
 }

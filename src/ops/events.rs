@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use super::node::lock;
 use crate::limits::EVENTS_KEPT_MAX;
 use crate::model::ids::TaskId;
 use crate::model::time::Stamp;
+use crate::threads::{lock, unpoisoned};
 
 /// One thing that happened to a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,10 +69,7 @@ impl EventLog {
             if left.is_zero() {
                 break;
             }
-            ring = match self.grown.wait_timeout(ring, left) {
-                Ok((ring, _)) => ring,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
+            ring = unpoisoned(self.grown.wait_timeout(ring, left)).0;
         }
         let oldest = ring.events.front().map_or(ring.last + 1, |event| event.number);
         Page {

@@ -7,7 +7,15 @@ use super::{Node, OpError};
 use crate::lanes::Pool;
 use crate::limits::{POOL_WAITING_MAX, SHARED_STORAGE_DEADLINE};
 
-/// Runs `work` on a files thread and waits for its result.
+/// Has `work` done on a files thread and waits for nothing. When all of them are stuck and their queue
+/// is full, `work` is dropped, and whoever it was to answer is told that nothing came.
+pub fn post_to_files_thread(node: &Node, work: impl FnOnce() + Send + 'static) {
+    if node.lanes.submit(Pool::Files, Box::new(work)).is_err() {
+        log::warn!("shared storage: {POOL_WAITING_MAX} operations wait already");
+    }
+}
+
+/// Runs `work` on a files thread and waits for its result: for threads that serve one caller only.
 ///
 /// # Errors
 /// [`OpError::Busy`] when all files threads are stuck and their queue is full;

@@ -4,15 +4,19 @@ use std::net::Ipv4Addr;
 use std::sync::Mutex;
 
 use super::Node;
-use super::node::lock;
 use crate::docker::DockerError;
 use crate::model::settings::{Settings, Subnet};
+use crate::threads::lock;
 use crate::wire::docker::{CreateNetwork, Ipam, IpamPool};
 
 /// The default network as the Engine has it; unknown until the Engine was asked.
 #[derive(Debug, Default)]
 pub struct NetworkState {
     facts: Mutex<Option<NetworkFacts>>,
+    /// Held over the calls that look for the network and make it, unlike any other lock: of two
+    /// makers at a time one is refused (the pools overlap) before the other's network is there to
+    /// be found, and its task would fail. The calls are quick ones with their deadlines.
+    making: Mutex<()>,
 }
 
 /// What containers on it see.
@@ -31,6 +35,7 @@ pub struct NetworkFacts {
 pub fn ensure(node: &Node) -> Result<NetworkFacts, DockerError> {
     let settings = &node.settings;
     let name = &settings.docker_network_name;
+    let _maker = lock(&node.network.making);
     let network = match node.engine.inspect_network(name) {
         Err(error) if error.is_missing() => {
             log::info!("making network {name} ({})", settings.docker_network_subnet);

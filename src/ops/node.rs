@@ -1,7 +1,7 @@
 //! The node: handles to everything a verb may need, and no methods. Built once, by `app`.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
@@ -58,11 +58,6 @@ pub enum Exit {
     Found,
     /// The Engine has no such container any more.
     Gone,
-}
-
-/// A poisoned lock protects plain values only: what is in it is still true.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl std::fmt::Debug for Node {

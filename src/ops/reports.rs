@@ -4,12 +4,13 @@
 use std::sync::{Arc, Weak};
 
 use super::Node;
+use super::task::outcome::withdrawn;
 use crate::host::Verdict;
 use crate::host::outbox::Ledger;
 use crate::metrics;
 use crate::model::ids::TaskId;
 use crate::model::phase::{Phase, Wanted};
-use crate::model::task::{FinalStatus, Outcome, Report, TaskRecord};
+use crate::model::task::{FinalStatus, Report, TaskRecord};
 use crate::model::time::Stamp;
 use crate::wire::host::Update;
 
@@ -114,14 +115,5 @@ fn withdraw_if_the_user_ended_it(node: &Arc<Node>, id: TaskId) {
         }
         Ok(false) => log::info!("task {id}: the host refused a report; it runs on"),
         Err(error) => log::error!("task {id}: {error}"),
-    }
-}
-
-/// The outcome of a task that the host had ended before it ran.
-pub fn withdrawn() -> Outcome {
-    Outcome {
-        status: FinalStatus::Killed,
-        exit_code: None,
-        message: Some("the host had ended the task before it ran".to_owned()),
     }
 }

@@ -12,6 +12,7 @@ use super::route::Audience;
 use crate::limits::{DENIED_KEPT_MAX, DENIED_PATH_BYTES_MAX};
 use crate::metrics;
 use crate::model::settings::Cidr;
+use crate::threads::{lock, unpoisoned};
 
 /// Whom the operator lets in.
 #[derive(Clone, Default)]
@@ -255,15 +256,15 @@ impl Access {
     }
 
     fn policy(&self) -> RwLockReadGuard<'_, Policy> {
-        self.policy.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+        unpoisoned(self.policy.read())
     }
 
     fn policy_mut(&self) -> RwLockWriteGuard<'_, Policy> {
-        self.policy.write().unwrap_or_else(|poisoned| poisoned.into_inner())
+        unpoisoned(self.policy.write())
     }
 
     fn denied_mut(&self) -> MutexGuard<'_, Vec<Denied>> {
-        self.denied.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.denied)
     }
 }
 

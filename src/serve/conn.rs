@@ -17,6 +17,7 @@ use nix::sys::time::TimeSpec;
 use super::Patience;
 use crate::limits::{HTTP_CONNECTIONS_MAX, HTTP_CONNECTIONS_PER_ADDRESS_MAX};
 use crate::metrics;
+use crate::threads::lock;
 
 /// Who is at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,7 +190,7 @@ impl Census {
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.counts)
     }
 }
 

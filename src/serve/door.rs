@@ -17,18 +17,14 @@ use super::lobby::{Seat, Stage};
 use super::refusal::Refusal;
 use super::reply::Manner;
 use crate::limits::{
-    HTTP_ACCEPT_PAUSE, HTTP_ACCEPTS_PER_TURN, HTTP_DRAIN, HTTP_HEAD_BYTES_MAX, HTTP_HELP,
-    HTTP_SWEEP,
+    HTTP_ACCEPT_PAUSE, HTTP_ACCEPTS_PER_TURN, HTTP_DRAIN, HTTP_DRAIN_TURN, HTTP_EVENTS_PER_TURN,
+    HTTP_HEAD_BYTES_MAX, HTTP_HELP, HTTP_SWEEP,
 };
 use crate::metrics;
 
-/// Events taken from the kernel at a time.
-const EVENTS_PER_TURN: usize = 64;
 /// Events of the two bells; listeners have their place in the list.
 const STOP: u64 = u64::MAX;
 const HELP: u64 = u64::MAX - 1;
-/// While stopping, the door looks this often whether all is done.
-const DRAIN_TURN: Duration = Duration::from_millis(10);
 
 /// What the door's thread owns.
 pub(super) struct Door {
@@ -70,7 +66,7 @@ impl Door {
 
     /// Keeps the door until the stop, then lets everybody out.
     pub fn keep(mut self) {
-        let mut events = [EpollEvent::empty(); EVENTS_PER_TURN];
+        let mut events = [EpollEvent::empty(); HTTP_EVENTS_PER_TURN];
         while !self.desk.is_stopping() {
             let timeout = self.timeout();
             self.turn(&mut events, timeout);
@@ -226,7 +222,7 @@ impl Door {
             }
             // Workers are leaving: nobody else looks after those who are being answered.
             self.desk.door_helps.store(true, Ordering::SeqCst);
-            self.turn(events, Some(DRAIN_TURN));
+            self.turn(events, Some(HTTP_DRAIN_TURN));
         }
         for Seat { conn, stage, .. } in self.desk.lobby.take_all(|_| true) {
             if let Stage::Parked(manner) = stage {

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 use crate::limits::HTTP_LINE_MAX;
+use crate::threads::{lock, unpoisoned};
 
 /// Which queue a job stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +85,7 @@ impl<J> Line<J> {
             if jobs.closed {
                 return None;
             }
-            jobs = self.urgent.wait(jobs).unwrap_or_else(|poisoned| poisoned.into_inner());
+            jobs = unpoisoned(self.urgent.wait(jobs));
         }
     }
 
@@ -93,7 +94,7 @@ impl<J> Line<J> {
         let mut jobs = self.jobs();
         jobs.benched += 1;
         while jobs.calls == 0 && !jobs.closed {
-            jobs = self.call.wait(jobs).unwrap_or_else(|poisoned| poisoned.into_inner());
+            jobs = unpoisoned(self.call.wait(jobs));
         }
         jobs.calls = jobs.calls.saturating_sub(1);
     }
@@ -124,7 +125,7 @@ impl<J> Line<J> {
     }
 
     fn jobs(&self) -> MutexGuard<'_, Jobs<J>> {
-        self.jobs.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.jobs)
     }
 }
 

@@ -16,6 +16,7 @@ use super::desk::Request;
 use super::reply::{After, Manner};
 use crate::limits::{HTTP_LINGER_BYTES_MAX, HTTP_UNFINISHED_BYTES_MAX};
 use crate::metrics;
+use crate::threads::lock;
 
 /// What a seated connection waits for.
 #[derive(Debug)]
@@ -282,7 +283,7 @@ impl Lobby {
     }
 
     fn seats(&self) -> MutexGuard<'_, Seats> {
-        self.seats.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.seats)
     }
 }
 

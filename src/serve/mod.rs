@@ -181,13 +181,10 @@ impl Server {
             if ended || Instant::now() >= end {
                 return ended;
             }
-            thread::sleep(JOIN_TURN);
+            thread::sleep(limits::JOIN_LOOK_AGAIN);
         }
     }
 }
-
-/// How often a joining thread looks; joining with a deadline is no call of the standard library.
-const JOIN_TURN: Duration = Duration::from_millis(2);
 
 fn start_threads<C: Send + Sync + 'static>(
     desk: &Arc<Desk>,

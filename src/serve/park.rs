@@ -10,6 +10,7 @@ use super::desk::Desk;
 use super::lobby::{Seat, Stage, Token};
 use super::refusal::Refusal;
 use super::reply::{Manner, Reply};
+use crate::threads::lock;
 
 /// What a handler returns when it has parked its call. Only [`Call::park`](super::call::Call::park)
 /// makes one.
@@ -105,7 +106,7 @@ impl Meeting {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.state)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::model::ids::TaskId;
 
@@ -19,6 +19,12 @@ pub enum StoreError {
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     /// The file is no record.
     Broken { path: PathBuf, source: serde_json::Error },
+}
+
+impl StoreError {
+    pub(super) fn io(doing: &'static str, path: &Path, source: io::Error) -> StoreError {
+        StoreError::Io { doing, path: path.to_owned(), source }
+    }
 }
 
 impl fmt::Display for StoreError {

@@ -25,7 +25,7 @@ pub fn write_durably(path: &Path, content: &[u8]) -> Result<(), StoreError> {
     written.map_err(|source| {
         // On a full disk the half-written file is what stands in the way of the next try.
         let _ = fs::remove_file(&temporary);
-        StoreError::Io { doing: "write", path: path.to_owned(), source }
+        StoreError::io("write", path, source)
     })
 }
 

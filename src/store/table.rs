@@ -6,7 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
@@ -18,6 +18,7 @@ use crate::limits::{ENDED_RECORD_AGE_MAX, ENDED_RECORDS_MAX};
 use crate::metrics;
 use crate::model::ids::TaskId;
 use crate::model::task::TaskRecord;
+use crate::threads::lock;
 
 /// The records of this node.
 #[derive(Debug)]
@@ -54,9 +55,10 @@ impl Table {
         for directory in [&table.tasks, &table.ended, &table.broken] {
             make_directory(directory)?;
         }
-        let names = fs::read_dir(&table.tasks).map_err(|e| at("read", &table.tasks, e))?;
+        let names =
+            fs::read_dir(&table.tasks).map_err(|e| StoreError::io("read", &table.tasks, e))?;
         for name in names {
-            let path = name.map_err(|e| at("read", &table.tasks, e))?.path();
+            let path = name.map_err(|e| StoreError::io("read", &table.tasks, e))?.path();
             table.take_in(&path)?;
         }
         Ok(table)
@@ -81,7 +83,7 @@ impl Table {
         // Looked at while the place in the map is ours: `retire` moves the file first and leaves
         // the map after, so an id that is over is seen in one of the two.
         let written =
-            if self.is_over(id) { Err(StoreError::Exists(id)) } else { self.write(&record) };
+            if self.is_over(id) { Err(StoreError::Exists(id)) } else { self.write_first(&record) };
         match written {
             Ok(()) => *slot = Some(record),
             Err(_) => drop(lock(&self.live).remove(&id)),
@@ -138,7 +140,7 @@ impl Table {
             Ok(content) => serde_json::from_slice(&content)
                 .map_err(|source| StoreError::Broken { path, source }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::Missing(id)),
-            Err(source) => Err(at("read", &path, source)),
+            Err(source) => Err(StoreError::io("read", &path, source)),
         }
     }
 
@@ -173,9 +175,9 @@ impl Table {
         };
         self.write(record)?;
         let (from, to) = (self.live_file(id), self.ended_file(id));
-        in_directory(&self.ended, || {
-            fs::rename(&from, &to).map_err(|source| at("move", &from, source))
-        })?;
+        self.note_trouble(in_directory(&self.ended, || {
+            fs::rename(&from, &to).map_err(|source| StoreError::io("move", &from, source))
+        }))?;
         *slot = None;
         drop(slot);
         lock(&self.live).remove(&id);
@@ -199,8 +201,8 @@ impl Table {
     pub fn prune(&self) -> Result<usize, StoreError> {
         let oldest = SystemTime::now().checked_sub(ENDED_RECORD_AGE_MAX);
         let mut pruned = 0;
-        for (at, (modified, id)) in self.ended_files()?.into_iter().enumerate() {
-            if at >= ENDED_RECORDS_MAX || oldest.is_some_and(|oldest| modified < oldest) {
+        for (rank, (modified, id)) in self.ended_files()?.into_iter().enumerate() {
+            if rank >= ENDED_RECORDS_MAX || oldest.is_some_and(|oldest| modified < oldest) {
                 pruned += usize::from(fs::remove_file(self.ended_file(id)).is_ok());
             }
         }
@@ -208,7 +210,8 @@ impl Table {
     }
 
     fn ended_files(&self) -> Result<Vec<(SystemTime, TaskId)>, StoreError> {
-        let names = fs::read_dir(&self.ended).map_err(|e| at("read", &self.ended, e))?;
+        let names =
+            fs::read_dir(&self.ended).map_err(|e| StoreError::io("read", &self.ended, e))?;
         let mut files: Vec<(SystemTime, TaskId)> = names
             .filter_map(|entry| {
                 let entry = entry.ok()?;
@@ -222,10 +225,11 @@ impl Table {
 
     fn take_in(&self, path: &Path) -> Result<(), StoreError> {
         if path.to_string_lossy().ends_with(TEMPORARY_SUFFIX) {
-            return fs::remove_file(path).map_err(|source| at("remove", path, source));
+            return fs::remove_file(path).map_err(|source| StoreError::io("remove", path, source));
         }
-        let record =
-            fs::read(path).map_err(|source| at("read", path, source)).and_then(|content| {
+        let record = fs::read(path)
+            .map_err(|source| StoreError::io("read", path, source))
+            .and_then(|content| {
                 serde_json::from_slice::<TaskRecord>(&content)
                     .map_err(|source| StoreError::Broken { path: path.to_owned(), source })
             });
@@ -261,16 +265,26 @@ impl Table {
         let content = serde_json::to_vec(record)
             .map_err(|source| StoreError::Broken { path: path.clone(), source })?;
         metrics::RECORD_WRITES.up();
-        let written = in_directory(&self.tasks, || file::write_durably(&path, &content));
-        let before = std::mem::replace(
-            &mut *lock(&self.trouble),
-            written.as_ref().err().map(ToString::to_string),
-        );
+        self.note_trouble(in_directory(&self.tasks, || file::write_durably(&path, &content)))
+    }
+
+    /// Remembers how the last step on the disk went, for [`Table::trouble`].
+    fn note_trouble(&self, done: Result<(), StoreError>) -> Result<(), StoreError> {
+        let trouble = done.as_ref().err().map(ToString::to_string);
+        let before = std::mem::replace(&mut *lock(&self.trouble), trouble);
         // The first only: what was refused is tried again every second, for every task.
-        if let (Err(error), None) = (&written, before) {
+        if let (Err(error), None) = (&done, before) {
             log::error!("{error}");
         }
-        written
+        done
+    }
+
+    /// The first write of a record. Refused after the rename (its directory can't be opened or synced),
+    /// it must not be found at the next start: its caller was told that nothing was accepted.
+    fn write_first(&self, record: &TaskRecord) -> Result<(), StoreError> {
+        self.write(record).inspect_err(|_| {
+            let _ = fs::remove_file(self.live_file(record.spec.id));
+        })
     }
 
     /// Why records can't be written now, if they can't.
@@ -307,30 +321,22 @@ fn in_directory(
 
 fn make_directory(path: &Path) -> Result<(), StoreError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|source| at("make", path, source))
+    made.map_err(|source| StoreError::io("make", path, source))
 }
 
 /// The kernel gives the lock back when we die, however we die; the file itself means nothing.
 fn lock_directory(state_dir: &Path) -> Result<Flock<File>, StoreError> {
     let path = state_dir.join("lock");
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = file.map_err(|source| at("open", &path, source))?;
+    let file = file.map_err(|source| StoreError::io("open", &path, source))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         Errno::EWOULDBLOCK => StoreError::InUse { path: state_dir.to_owned() },
-        errno => at("lock", &path, errno.into()),
+        errno => StoreError::io("lock", &path, errno.into()),
     })
 }
 
 fn id_of(path: &Path) -> Option<TaskId> {
     path.file_name()?.to_str()?.strip_suffix(".json")?.parse().ok()
-}
-
-fn at(doing: &'static str, path: &Path, source: io::Error) -> StoreError {
-    StoreError::Io { doing, path: path.to_owned(), source }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 #[cfg(test)]

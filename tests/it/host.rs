@@ -451,13 +451,10 @@ fn task_that_a_silent_node_lost_runs_on_and_its_end_is_told() {
     host.wait_beats(1, AFTER_AN_OUTAGE);
     engine.release();
     assert_eq!(host.wait_final(id, AFTER_AN_OUTAGE).exit_code, Some(5));
-    let refused: Vec<String> = host
-        .reports_of(id)
-        .into_iter()
-        .filter(|report| report.verdict == Verdict::Refused)
-        .map(|report| report.status)
-        .collect();
-    assert_eq!(refused, ["running"]);
+    // The host's fall may have cut off its answer to `pending`, which is then told again.
+    let reports = host.reports_of(id);
+    let refused = reports.iter().rfind(|report| report.verdict == Verdict::Refused);
+    assert_eq!(refused.map(|report| report.status.as_str()), Some("running"));
 }
 
 #[test]

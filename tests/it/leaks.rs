@@ -4,7 +4,9 @@ use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::kit::{Daemon, FakeHost, SOON, execute, wait_until};
+use serde_json::json;
+
+use crate::kit::{Behaviour, Daemon, EngineProxy, FakeHost, SOON, execute, wait_until};
 
 const TASKS: usize = 30;
 /// A thread for long calls ends after 2 s without work.
@@ -40,4 +42,29 @@ fn many_tasks_leave_their_records_and_nothing_else() {
     assert!(daemon.containers().is_empty());
     let files = |name: &str| fs::read_dir(daemon.state_dir().join(name)).unwrap().count();
     assert_eq!((files("tasks"), files("ended"), files("broken")), (0, 2 * TASKS, 0));
+}
+
+/// A few more than the containers that are kept for a host that is away.
+const TASKS_BEYOND_THE_KEPT: usize = 64 + 4;
+/// Twice the pause before a container that the Engine did not remove is tried again.
+const REMOVALS_SEEN: Duration = Duration::from_secs(10);
+/// Each of those beyond the kept may be tried a few times in it; never in a loop without a pause.
+const REMOVALS_MAX: usize = 100;
+
+#[test]
+fn containers_that_the_engine_refuses_to_remove_are_tried_at_a_pace() {
+    let (host, engine) = (FakeHost::start(), EngineProxy::start());
+    let daemon = Daemon::builder().host(&host).engine(&engine).start();
+    host.wait_registered();
+    host.down();
+    engine.on("DELETE", "/containers/*", Behaviour::Reply(500, json!({ "message": "busy" })));
+    let ids = [(); TASKS_BEYOND_THE_KEPT].map(|()| execute(&daemon, "true"));
+    ids.iter().for_each(|&id| {
+        let over = || daemon.task(id)["phases"]["recorded"].is_string();
+        assert!(wait_until(SOON * 6, over), "task {id} is not over");
+    });
+    let before = engine.calls("DELETE /containers/*");
+    sleep(REMOVALS_SEEN);
+    let tried = engine.calls("DELETE /containers/*") - before;
+    assert!((1..REMOVALS_MAX).contains(&tried), "{tried} removals");
 }

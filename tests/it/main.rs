@@ -30,6 +30,8 @@ mod kit;
 mod kit_selftest;
 /// What a runner keeps of tasks that are over.
 mod leaks;
+/// The container network, where it is not there yet.
+mod network;
 /// Cores and NUMA nodes: what the Engine is asked for, and what is refused at the door.
 mod placement;
 /// Deaths and restarts of the runner and the Engine; what is ours and what is not.

@@ -376,6 +376,21 @@ fn records_deleted_while_the_runner_runs_do_not_lose_the_outcome() {
 }
 
 #[test]
+fn task_refused_for_a_directory_that_does_not_sync_is_not_found_after_a_restart() {
+    // The second sync is the directory's: the record has its name already.
+    let inject = "inject=fsync:error=EIO:when=2";
+    let mut daemon = Daemon::builder().strace(&["-e", "trace=fsync", "-e", inject]).start();
+    let body = execute_body(&daemon, unique_id(), MARKING);
+    daemon.post("/api/execute", &body).expect(500);
+    assert_eq!(fs::read_dir(daemon.state_dir().join("tasks")).unwrap().count(), 0);
+    daemon.kill9();
+    daemon.without_strace();
+    daemon.restart();
+    daemon.get(&format!("/api/tasks/{}", body["task_id"].as_str().unwrap())).expect(404);
+    assert_eq!(runs(&daemon), 0);
+}
+
+#[test]
 fn state_directory_that_refuses_writes_is_said_and_the_outcome_waits_for_it() {
     let host = FakeHost::start();
     let daemon = node_of(&host);
@@ -502,7 +517,7 @@ fn container_removed_while_no_runner_was_there_fails_the_task_with_a_message() {
     daemon.restart();
     let last = host.wait_final(id, AFTER_AN_OUTAGE);
     assert_eq!((last.status.as_str(), last.exit_code), ("failed", None));
-    assert!(last.message.unwrap().contains("removed by somebody else"));
+    assert!(last.message.unwrap().contains("not by the runner"));
 }
 
 // ── the Engine goes and comes ────────────────────────────────────────────────────────────────

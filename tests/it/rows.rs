@@ -311,6 +311,19 @@ fn followed_logs_come_while_the_task_runs() {
 }
 
 #[test]
+fn output_that_the_task_replaced_by_a_link_shows_nothing_of_this_machine() {
+    let daemon = Daemon::start();
+    let secret = daemon.path("secret");
+    std::fs::write(&secret, "of this machine").expect("a file");
+    let id = unique_id();
+    let command = format!("ln -sf {} /kohakuriver-logs/{id}/stdout.log", secret.display());
+    daemon.run(&execute_body(&daemon, id, &command));
+    let answer = daemon.get(&format!("/api/tasks/{id}/logs")).expect(500);
+    assert!(!answer.text().contains("of this machine"));
+    daemon.get(&format!("/api/tasks/{id}/logs?stream=stderr&offset={}", u64::MAX)).expect(200);
+}
+
+#[test]
 fn followers_that_leave_are_noticed() {
     let daemon = Daemon::start();
     let id = execute(&daemon, "sleep 60");

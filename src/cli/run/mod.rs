@@ -6,7 +6,8 @@ mod timings;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Instant;
 
 use clap::Args;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
@@ -43,6 +44,9 @@ pub struct RunArguments {
 
 /// The exit code when the task never ran, as with `docker run`.
 pub const NEVER_RAN: u8 = 125;
+
+/// The exit code of a program that was killed (128 + SIGKILL).
+const KILLED: u8 = 137;
 
 /// The exit code of a program whose reader left (128 + SIGPIPE).
 pub const READER_LEFT: u8 = 141;
@@ -229,17 +233,14 @@ fn look(runner: &Runner, id: TaskId, progress: &ProgressLine) -> Option<Instant>
 /// The task as it ended. The record may come a moment after the last output.
 fn outcome(runner: &Runner, id: TaskId) -> Result<Task, ClientError> {
     let until = Instant::now() + limits::CLI_OUTCOME_PATIENCE;
-    let pause = Stop::new();
     loop {
         match runner.task(id) {
             Ok(task) if task.status.is_ended() || Instant::now() > until => return Ok(task),
             Err(error) if !error.may_pass() || Instant::now() > until => return Err(error),
-            Ok(_) | Err(_) => pause.wait(OUTCOME_PAUSE),
-        };
+            Ok(_) | Err(_) => thread::sleep(limits::CLI_OUTCOME_TICK),
+        }
     }
 }
-
-const OUTCOME_PAUSE: Duration = Duration::from_millis(20);
 
 /// What we end with, and what there is to say.
 #[derive(Debug, PartialEq, Eq)]
@@ -258,10 +259,10 @@ fn verdict(task: &Task) -> Verdict {
     match (task.status, code) {
         (_, None) if task.phases.started.is_none() => told(NEVER_RAN, "did not start"),
         (Status::Completed, code) => Verdict { code: code.unwrap_or(0), text: None },
-        (Status::KilledOom, code) => told(code.unwrap_or(137), "ran out of memory"),
-        (Status::Killed | Status::Stopped, code) => {
-            let text = Some(format!("task {id} was {}", task.status.name()));
-            Verdict { code: code.unwrap_or(137), text }
+        (Status::KilledOom, code) => told(code.unwrap_or(KILLED), "ran out of memory"),
+        (Status::Killed, code) => {
+            let text = Some(format!("task {id} was killed"));
+            Verdict { code: code.unwrap_or(KILLED), text }
         }
         // The task has said itself why; the runner speaks up only where it knows more than the
         // number, such as what was said before the output was redirected.

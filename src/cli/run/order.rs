@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::super::{quote, size};
 use crate::model::ids::TaskId;
+use crate::model::script::WORKING_DIR_DEFAULT;
 
 /// What is asked for.
 #[derive(Args, Clone, Debug)]
@@ -47,7 +48,7 @@ pub struct Wish {
     pub gpus: Vec<u16>,
 
     /// Working directory in the container
-    #[arg(long, value_name = "PATH", default_value = "/shared")]
+    #[arg(long, value_name = "PATH", default_value = WORKING_DIR_DEFAULT)]
     pub workdir: String,
 
     /// Shell text to run as it is, in place of words after --

@@ -32,6 +32,8 @@ pub enum ImageFault {
     Engine(DockerError),
 }
 
+impl std::error::Error for ImageFault {}
+
 impl fmt::Display for ImageFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -12,7 +12,7 @@ use crate::docker::Progress;
 use crate::limits::IMAGE_PULL_DEADLINE;
 use crate::model::task::{ImageSource, environment_reference};
 use crate::ops::Node;
-use crate::ops::node::lock;
+use crate::threads::lock;
 
 pub(super) fn make_available(
     node: &Node,

@@ -10,10 +10,10 @@ pub mod waiters;
 use std::sync::Arc;
 
 use super::Node;
-use super::node::lock;
 use crate::docker::{DockerError, Image};
 use crate::lanes::{Next, Place};
 use crate::model::task::{ImageSource, Pull, environment_reference};
+use crate::threads::lock;
 pub use fault::ImageFault;
 use fetch::make_available;
 pub use sync::{Synced, list, sync};

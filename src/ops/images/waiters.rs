@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use super::ImageResult;
 use crate::ops::Node;
-use crate::ops::node::lock;
+use crate::threads::lock;
 
 /// Images being made available, and tarballs already loaded.
 #[derive(Default)]

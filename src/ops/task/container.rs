@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::script::{LOGS_MOUNT, WORKING_DIR_DEFAULT, script};
+use crate::model::script::{LOGS_MOUNT, SHARED_MOUNT, WORKING_DIR_DEFAULT, script};
 use crate::model::settings::Settings;
 use crate::model::task::{ImageSource, LogFiles, TaskRecord, TaskSpec};
 use crate::model::time::Stamp;
@@ -16,13 +16,16 @@ use crate::wire::docker::{
 };
 
 /// The label every container of a runner carries; the Engine filters by it.
-pub const LABEL_MANAGED: &str = "kohakuriver.managed";
-pub const LABEL_TASK: &str = "kohakuriver.task_id";
-pub const LABEL_KIND: &str = "kohakuriver.task_type";
+const LABEL_MANAGED: &str = "kohakuriver.managed";
+const LABEL_TASK: &str = "kohakuriver.task_id";
+const LABEL_KIND: &str = "kohakuriver.task_type";
 /// The owner: `NODE_ID`. Without it a container made from a committed image would pass for ours.
 pub const LABEL_NODE: &str = "kohakuriver.node";
 /// The record's essentials as JSON, never environment or keys (design D6).
-pub const LABEL_RECORD: &str = "river-runner.record";
+const LABEL_RECORD: &str = "river-runner.record";
+
+/// The part of SHARED_DIR that every task sees, as [`SHARED_MOUNT`].
+pub const SHARED_DATA: &str = "shared_data";
 
 /// The create call for `record`.
 pub fn create_body(
@@ -112,7 +115,7 @@ fn mounts(settings: &Settings, spec: &TaskSpec) -> Vec<Mount> {
         read_only,
     };
     let mut mounts = vec![
-        bind(&settings.shared_dir.join("shared_data"), "/shared", false),
+        bind(&settings.shared_dir.join(SHARED_DATA), SHARED_MOUNT, false),
         // This task's directory alone: a task must not read another's output (design D5).
         bind(&spec.logs.directory, &format!("{LOGS_MOUNT}/{}", spec.id), false),
         bind(&settings.local_temp_dir, "/local_temp", false),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::container::{create_body, is_ours};
 use super::finish::{refuse, settle};
 use super::logs::{self, Owner};
+use super::outcome::{failed, refused_by_engine};
 use super::{then, when_the_disk_is_back, when_the_engine_is_back};
 use crate::docker::{Container, DockerError, EXIT_CODE_LABEL};
 use crate::lanes::{Next, Place};
@@ -17,9 +18,10 @@ use crate::model::phase::{Phase, Wanted};
 use crate::model::task::{ContainerTrace, Report, TaskRecord, TaskSpec};
 use crate::model::time::Stamp;
 use crate::ops::images::{self, ImageFault, ImageReady, ImageResult};
-use crate::ops::node::{Exit, lock};
+use crate::ops::node::Exit;
 use crate::ops::{Node, OpError, network};
 use crate::store::StoreError;
+use crate::threads::lock;
 
 /// Accepts a task. When this returns `Ok` the task is on disk and will end in exactly one outcome
 /// (design law 1).
@@ -107,7 +109,7 @@ fn image_answered(node: &Arc<Node>, id: TaskId, result: ImageResult) -> Next {
                 ImageFault::Engine(error) if error.is_engine_trouble() => {
                     when_the_engine_is_back(node, id, begin)
                 }
-                fault => refuse(node, id, None, fault.to_string()),
+                fault => refuse(node, id, failed(fault.to_string())),
             };
         }
     };
@@ -136,7 +138,7 @@ fn image_answered(node: &Arc<Node>, id: TaskId, result: ImageResult) -> Next {
                 Place::Worker,
                 Box::new(move || match prepared {
                     Ok(()) => create(&node, id, owner),
-                    Err(fault) => refuse(&node, id, None, fault.to_string()),
+                    Err(fault) => refuse(&node, id, failed(fault.to_string())),
                 }),
             )
         }),
@@ -160,7 +162,7 @@ fn create(node: &Arc<Node>, id: TaskId, owner: Owner) -> Next {
         Ok(created) => own_and_start(node, id, created, owner),
         Err(error) if error.is_conflict() => adopt(node, id),
         Err(error) if error.is_engine_trouble() => when_the_engine_is_back(node, id, begin),
-        Err(error) => refuse_by_engine(node, id, &error),
+        Err(error) => refuse(node, id, refused_by_engine(&error)),
     }
 }
 
@@ -219,7 +221,7 @@ fn own_by_name(node: &Arc<Node>, id: TaskId, container: String, name: String) ->
                 Place::Worker,
                 Box::new(move || match owned {
                     Ok(()) => start(&node, id, &container),
-                    Err(fault) => refuse(&node, id, None, fault.to_string()),
+                    Err(fault) => refuse(&node, id, failed(fault.to_string())),
                 }),
             )
         }),
@@ -267,7 +269,7 @@ fn start_failed(node: &Arc<Node>, id: TaskId, error: &DockerError) -> Next {
         // It may run all the same: look before anything is tried again.
         when_the_engine_is_back(node, id, begin)
     } else {
-        refuse_by_engine(node, id, error)
+        refuse(node, id, refused_by_engine(error))
     }
 }
 
@@ -297,7 +299,7 @@ fn adopt(node: &Arc<Node>, id: TaskId) -> Next {
         Ok(container) => container,
         Err(error) if error.is_missing() => return create_again(node, id),
         Err(error) if error.is_engine_trouble() => return when_the_engine_is_back(node, id, begin),
-        Err(error) => return refuse_by_engine(node, id, &error),
+        Err(error) => return refuse(node, id, refused_by_engine(&error)),
     };
     if !is_ours(&node.settings, &container.labels) {
         let disowned = node.tasks.update(id, |record| record.container = ContainerTrace::Removed);
@@ -305,12 +307,8 @@ fn adopt(node: &Arc<Node>, id: TaskId) -> Next {
             return when_the_disk_is_back(node, id, begin);
         }
         let name = id.task_container();
-        return refuse(
-            node,
-            id,
-            None,
-            format!("a container {name} that is not ours is in the way"),
-        );
+        let message = format!("a container {name} that is not ours is in the way: remove it");
+        return refuse(node, id, failed(message));
     }
     take_over(node, id, &container)
 }
@@ -355,66 +353,5 @@ fn create_again(node: &Arc<Node>, id: TaskId) -> Next {
         }
         Err(StoreError::Missing(_)) => Next::Done,
         Err(_) => when_the_disk_is_back(node, id, begin),
-    }
-}
-
-/// The Engine said no at create or start: the code and words of the `docker` command.
-fn refuse_by_engine(node: &Arc<Node>, id: TaskId, error: &DockerError) -> Next {
-    let said = error.said().unwrap_or_default();
-    let code = refusal_code(said);
-    let message = if said.contains("\"/bin/sh\"") || said.contains("/bin/sh: no such file") {
-        format!("the image has no /bin/sh, which runs the command: {error}")
-    } else {
-        error.to_string()
-    };
-    refuse(node, id, Some(code), message)
-}
-
-/// 127 not found, 126 not executable, else 125 (contract 5.3). The Engine has one status number for
-/// all three; its words are all there is, and the `docker` command goes by them too.
-fn refusal_code(said: &str) -> i64 {
-    const NOT_FOUND: i64 = 127;
-    const NOT_EXECUTABLE: i64 = 126;
-    let about_exec = said.contains("exec") || said.contains("starting container process");
-    if about_exec
-        && (said.contains("executable file not found")
-            || said.contains("no such file or directory"))
-    {
-        NOT_FOUND
-    } else if about_exec && (said.contains("permission denied") || said.contains("is a directory"))
-    {
-        NOT_EXECUTABLE
-    } else {
-        crate::model::script::REFUSED_EXIT_CODE
-    }
-}
-
-#[cfg(test)]
-mod test {
-    use super::*;
-
-    #[test]
-    fn refusals_get_the_codes_of_the_docker_command() {
-        let runc =
-            "OCI runtime create failed: container_linux.go: starting container process caused: ";
-        assert_eq!(
-            refusal_code(&format!(
-                "{runc}exec: \"/bin/sh\": stat /bin/sh: no such file or directory: unknown"
-            )),
-            127
-        );
-        assert_eq!(
-            refusal_code(&format!(
-                "{runc}exec: \"x\": executable file not found in $PATH: unknown"
-            )),
-            127
-        );
-        assert_eq!(refusal_code(&format!("{runc}exec: \"/x\": permission denied: unknown")), 126);
-        assert_eq!(
-            refusal_code(
-                "invalid mount config for type \"bind\": bind source path does not exist: /x"
-            ),
-            125
-        );
     }
 }

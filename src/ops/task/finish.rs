@@ -5,27 +5,21 @@
 use std::sync::Arc;
 
 use super::container::is_ours;
-use super::{after, when_the_disk_is_back, when_the_engine_is_back};
+use super::outcome::{Ending, killed, outcome_of, withdrawn};
+use super::{after, note_refusal, when_the_disk_is_back, when_the_engine_is_back};
 use crate::docker::{DockerError, Removal, Volumes};
 use crate::lanes::Next;
-use crate::limits::{
-    ENDED_KEPT_MAX, LOG_TAIL_BYTES_MAX, MESSAGE_QUOTE_CHARS_MAX, REMOVE_RETRY_PAUSE,
-};
+use crate::limits::{ENDED_KEPT_MAX, LOG_TAIL_BYTES_MAX, REMOVE_RETRY_PAUSE, STORE_RETRY_PAUSE};
 use crate::machine::kernel_log;
 use crate::metrics;
 use crate::model::ids::TaskId;
 use crate::model::phase::{Phase, Wanted};
-use crate::model::task::{ContainerTrace, FinalStatus, Outcome, TaskRecord};
+use crate::model::task::{ContainerTrace, Outcome, TaskRecord};
 use crate::model::time::Stamp;
 use crate::ops::Node;
-use crate::ops::node::{Exit, lock};
-use crate::ops::reports::withdrawn;
+use crate::ops::node::Exit;
 use crate::store::StoreError;
-
-/// 128 + SIGKILL: by us, by the kernel's OOM killer, or by somebody on the machine.
-const KILLED_EXIT_CODE: i64 = 137;
-/// 128 + SIGTERM.
-const TERMINATED_EXIT_CODE: i64 = 143;
+use crate::threads::lock;
 
 /// Does whatever the task's state asks for; nothing if it asks for nothing.
 pub fn settle(node: &Arc<Node>, id: TaskId) -> Next {
@@ -45,9 +39,8 @@ pub fn settle(node: &Arc<Node>, id: TaskId) -> Next {
     }
 }
 
-/// The task could not be started: its outcome is `failed` with a message for the user.
-pub fn refuse(node: &Arc<Node>, id: TaskId, exit_code: Option<i64>, message: String) -> Next {
-    let refused = Outcome { status: FinalStatus::Failed, exit_code, message: Some(message) };
+/// The task could not be started: unless it is to end anyway, `refused` is its outcome.
+pub fn refuse(node: &Arc<Node>, id: TaskId, refused: Outcome) -> Next {
     let Some(record) = node.tasks.get(id) else { return Next::Done };
     let outcome = match record.wanted {
         Wanted::Run => refused,
@@ -59,19 +52,8 @@ pub fn refuse(node: &Arc<Node>, id: TaskId, exit_code: Option<i64>, message: Str
         Err(StoreError::Missing(_)) => Next::Done,
         Err(_) => {
             let owner = Arc::clone(node);
-            let again =
-                move || refuse(&owner, id, outcome.exit_code, outcome.message.unwrap_or_default());
-            Next::After(crate::limits::STORE_RETRY_PAUSE, Box::new(again))
+            Next::After(STORE_RETRY_PAUSE, Box::new(move || refuse(&owner, id, outcome)))
         }
-    }
-}
-
-/// The outcome of a task killed through the API.
-pub fn killed(exit_code: Option<i64>) -> Outcome {
-    Outcome {
-        status: FinalStatus::Killed,
-        exit_code,
-        message: Some("killed by request".to_owned()),
     }
 }
 
@@ -89,7 +71,7 @@ fn kill_container(node: &Arc<Node>, record: &TaskRecord) -> Next {
         Err(error) if error.is_conflict() => conclude(node, record, Exit::Found),
         Err(error) if error.is_missing() => conclude(node, record, Exit::Gone),
         Err(error) => {
-            log::warn!("task {id}: kill: {error}");
+            note_refusal(id, "its kill", &error);
             when_the_engine_is_back(node, id, settle)
         }
     }
@@ -105,7 +87,7 @@ fn conclude(node: &Arc<Node>, record: &TaskRecord, exit: Exit) -> Next {
             return Next::Done;
         }
         Err(error) => {
-            log::warn!("task {id}: how it ended: {error}");
+            note_refusal(id, "how it ended", &error);
             return when_the_engine_is_back(node, id, settle);
         }
     };
@@ -121,19 +103,6 @@ fn conclude(node: &Arc<Node>, record: &TaskRecord, exit: Exit) -> Next {
     }
 }
 
-/// How a container ended, with what is needed to name the outcome.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Ending {
-    /// `None`: the container is gone, and its code with it.
-    code: Option<i64>,
-    at: Option<Stamp>,
-    oom_killed: bool,
-    /// What the Engine's log holds: what was said before the output was redirected.
-    said: String,
-    /// The Engine's own word on a container that it could not run.
-    engine_error: String,
-}
-
 /// `None` when the container runs. A clean end needs no call: asking right after `die` blocks behind
 /// the Engine's own clean-up (design D4).
 fn ending_of(node: &Node, record: &TaskRecord, exit: Exit) -> Result<Option<Ending>, DockerError> {
@@ -145,22 +114,21 @@ fn ending_of(node: &Node, record: &TaskRecord, exit: Exit) -> Result<Option<Endi
         Exit::Told { code, at } => Some((code, at)),
         Exit::Found => None,
     };
-    let by_event = |told: Option<(i64, Stamp)>| Ending {
+    let as_told = Ending {
         code: told.map(|(code, _)| code),
         at: told.map(|(_, at)| at),
         ..Ending::default()
     };
-    let Some(name) = container_of(node, record)? else { return Ok(Some(by_event(told))) };
+    let Some(name) = container_of(node, record)? else { return Ok(Some(as_told)) };
     let container = match node.engine.inspect_container(&name) {
         Ok(container) => container,
-        Err(error) if error.is_missing() => return Ok(Some(by_event(told))),
+        Err(error) if error.is_missing() => return Ok(Some(as_told)),
         Err(error) => return Err(error),
     };
-    let state = container;
-    if state.running && told.is_none() {
+    if container.running && told.is_none() {
         return Ok(None);
     }
-    let code = told.map_or(state.exit_code, |(code, _)| code);
+    let code = as_told.code.unwrap_or(container.exit_code);
     let said = match code {
         0 => String::new(),
         _ => node
@@ -170,11 +138,12 @@ fn ending_of(node: &Node, record: &TaskRecord, exit: Exit) -> Result<Option<Endi
             .unwrap_or_default(),
     };
     Ok(Some(Ending {
-        code: state.started_at.is_some().then_some(code),
-        at: told.map(|(_, at)| at).or(state.finished_at.map(Stamp::from)),
-        oom_killed: state.oom_killed || (code != 0 && is_oom_killed_by_the_log(record, &state.id)),
+        code: container.started_at.is_some().then_some(code),
+        at: as_told.at.or(container.finished_at.map(Stamp::from)),
+        oom_killed: container.oom_killed
+            || (code != 0 && is_oom_killed_by_the_log(record, &container.id)),
         said,
-        engine_error: state.error,
+        engine_error: container.error,
     }))
 }
 
@@ -185,41 +154,6 @@ fn is_oom_killed_by_the_log(record: &TaskRecord, container: &str) -> bool {
             log::debug!("kernel log: {error}");
             false
         })
-}
-
-/// Exit code to status and message (contract 5.3 and its better rules).
-fn outcome_of(ending: &Ending) -> Outcome {
-    let Some(code) = ending.code else {
-        let message =
-            "its container was removed, not by the runner, before its exit code was known";
-        return Outcome {
-            status: FinalStatus::Failed,
-            exit_code: None,
-            message: Some(message.into()),
-        };
-    };
-    let status = match (code, ending.oom_killed) {
-        (0, _) => FinalStatus::Completed,
-        (KILLED_EXIT_CODE, true) => FinalStatus::KilledOom,
-        _ => FinalStatus::Failed,
-    };
-    let mut message = match (code, ending.oom_killed) {
-        (0, _) => return Outcome { status, exit_code: Some(0), message: None },
-        (KILLED_EXIT_CODE, true) => "exit code 137: out of memory, it reached its limit".to_owned(),
-        (KILLED_EXIT_CODE, false) => {
-            "exit code 137: killed (SIGKILL), not by the runner and not for memory".to_owned()
-        }
-        (TERMINATED_EXIT_CODE, _) => "exit code 143: terminated (SIGTERM)".to_owned(),
-        (code, true) => format!("exit code {code}; a process of it was killed for memory"),
-        (code, false) => format!("exit code {code}"),
-    };
-    for more in [&ending.engine_error, &ending.said] {
-        if !more.is_empty() {
-            message.push_str(": ");
-            message.extend(more.chars().take(MESSAGE_QUOTE_CHARS_MAX));
-        }
-    }
-    Outcome { status, exit_code: Some(code), message: Some(message) }
 }
 
 /// Records the outcome, with the final report in the same write. The first outcome stands: a kill may
@@ -269,7 +203,7 @@ fn clean_up(node: &Arc<Node>, record: &TaskRecord) -> Next {
             Ok(()) => {}
             Err(error) if error.is_missing() => {}
             Err(error) => {
-                log::warn!("task {id}: its container stays for now: {error}");
+                note_refusal(id, "its container stays for now", &error);
                 return after(node, id, REMOVE_RETRY_PAUSE, settle);
             }
         }
@@ -282,10 +216,8 @@ fn clean_up(node: &Arc<Node>, record: &TaskRecord) -> Next {
     }
     match node.tasks.retire(id) {
         Ok(()) => Next::Done,
-        Err(error) => {
-            log::error!("task {id}: {error}");
-            when_the_disk_is_back(node, id, settle)
-        }
+        // The table has said it.
+        Err(_) => when_the_disk_is_back(node, id, settle),
     }
 }
 
@@ -299,8 +231,12 @@ fn is_kept(node: &Node, id: TaskId) -> bool {
         waits.then_some((record.times.recorded, record.spec.id))
     });
     waiting.sort_unstable_by(|a, b| b.cmp(a));
-    for (_, fallen) in waiting.iter().skip(ENDED_KEPT_MAX).filter(|(_, fallen)| *fallen != id) {
-        node.lanes.raise(*fallen);
+    // Not those that somebody works on: of two that the Engine refuses to remove, each would end the
+    // other's pause, for ever.
+    for (_, fallen) in waiting.iter().skip(ENDED_KEPT_MAX) {
+        if !node.lanes.holds(*fallen) {
+            node.lanes.raise(*fallen);
+        }
     }
     waiting.iter().take(ENDED_KEPT_MAX).any(|(_, kept)| *kept == id)
 }
@@ -317,41 +253,5 @@ pub fn container_of(node: &Node, record: &TaskRecord) -> Result<Option<String>, 
                 Err(error) => Err(error),
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod test {
-    use super::*;
-
-    fn outcome(code: i64, oom_killed: bool) -> Outcome {
-        outcome_of(&Ending { code: Some(code), oom_killed, ..Ending::default() })
-    }
-
-    #[test]
-    fn success_has_no_message() {
-        assert_eq!(outcome(0, false).message, None);
-        assert_eq!(outcome(0, true).status, FinalStatus::Completed);
-    }
-
-    #[test]
-    fn killed_oom_is_137_with_the_engines_word_and_nothing_else() {
-        assert_eq!(outcome(137, true).status, FinalStatus::KilledOom);
-        assert_eq!(outcome(137, false).status, FinalStatus::Failed);
-        assert_eq!(outcome(1, true).status, FinalStatus::Failed);
-        assert!(outcome(1, true).message.unwrap().contains("memory"));
-    }
-
-    #[test]
-    fn failure_quotes_what_the_engines_log_holds_and_no_more_than_500_characters() {
-        let ending = Ending { code: Some(2), said: "ö".repeat(2000), ..Ending::default() };
-        let message = outcome_of(&ending).message.unwrap();
-        assert_eq!(message.chars().filter(|c| *c == 'ö').count(), MESSAGE_QUOTE_CHARS_MAX);
-    }
-
-    #[test]
-    fn container_that_is_gone_fails_without_a_code() {
-        let outcome = outcome_of(&Ending::default());
-        assert_eq!((outcome.status, outcome.exit_code), (FinalStatus::Failed, None));
     }
 }

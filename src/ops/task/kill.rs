@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::finish::killed;
+use super::outcome::killed;
 use crate::metrics;
 use crate::model::ids::TaskId;
 use crate::model::phase::{Denied, Verb, Verdict, Wanted, decide};
@@ -15,10 +15,11 @@ use crate::ops::{Node, OpError};
 /// # Errors
 /// [`OpError::NotKnown`] also for a task that is over: to the host it is not known any more.
 pub fn kill(node: &Arc<Node>, id: TaskId) -> Result<(), OpError> {
+    let has_host = node.host.is_some();
     let verdict = node.tasks.update(id, |record| {
         let verdict = decide(record.phase, record.wanted, Verb::Kill);
         match verdict {
-            Ok(Verdict::EndHere) => record.end(killed(None), None, Stamp::now(), true),
+            Ok(Verdict::EndHere) => record.end(killed(None), None, Stamp::now(), has_host),
             Ok(Verdict::Go) => {
                 record.wanted = Wanted::Killed;
                 record.reports.clear();

@@ -2,12 +2,17 @@
 //! for users. All of it runs on files threads: SHARED_DIR may hang (design law 5, D5).
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::Mode;
+
+use super::container::SHARED_DATA;
 use crate::lanes::Pool;
 use crate::limits::LOG_CHUNK_BYTES_MAX;
 use crate::model::ids::TaskId;
@@ -76,11 +81,11 @@ pub fn prepare(shared_dir: &Path, files: &LogFiles, owner: &Owner) -> Result<(),
     if !shared_dir.is_dir() {
         return Err(LogsFault::SharedDirMissing(shared_dir.to_owned()));
     }
-    make_directory(&shared_dir.join("shared_data"))?;
+    make_directory(&shared_dir.join(SHARED_DATA))?;
     make_directory(&files.directory)?;
     for path in [&files.stdout, &files.stderr] {
         make_directory(path.parent().unwrap_or(&files.directory))?;
-        open_for_writing(path, true).map_err(|e| LogsFault::io("make", path, e))?;
+        open_below(&files.directory, path, FRESH).map_err(|e| LogsFault::io("make", path, e))?;
     }
     give(files, owner)
 }
@@ -94,7 +99,8 @@ pub fn give(files: &LogFiles, owner: &Owner) -> Result<(), LogsFault> {
     let Owner::Known { uid, gid } = *owner else { return Ok(()) };
     const WRITABLE_BY_ALL: u32 = 0o666;
     for path in [&files.stdout, &files.stderr] {
-        let file = open_for_writing(path, false).map_err(|e| LogsFault::io("open", path, e))?;
+        let file = open_below(&files.directory, path, OFlag::O_WRONLY)
+            .map_err(|e| LogsFault::io("open", path, e))?;
         if fchown(&file, Some(uid), Some(gid)).is_err() {
             file.set_permissions(fs::Permissions::from_mode(WRITABLE_BY_ALL))
                 .map_err(|e| LogsFault::io("share", path, e))?;
@@ -111,13 +117,13 @@ pub struct Chunk {
     pub size: u64,
 }
 
-/// Reads from `offset`, at most [`LOG_CHUNK_BYTES_MAX`]; empty at the end, and for a file that is
-/// not there yet.
+/// Reads `path`, which lies in the log directory, from `offset`, at most [`LOG_CHUNK_BYTES_MAX`];
+/// empty at the end and beyond it, and for a file that is not there yet.
 ///
 /// # Errors
-/// The file is there and can't be read.
-pub fn read(path: &Path, offset: u64) -> io::Result<Chunk> {
-    let mut file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+/// The file is there and can't be read, or the task has put something else in its place.
+pub fn read(directory: &Path, path: &Path, offset: u64) -> io::Result<Chunk> {
+    let mut file = match open_below(directory, path, OFlag::O_RDONLY) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Ok(Chunk { bytes: Vec::new(), size: 0 });
         }
@@ -125,13 +131,17 @@ pub fn read(path: &Path, offset: u64) -> io::Result<Chunk> {
     };
     let metadata = file.metadata()?;
     // The task can replace its file by anything; only a file is read.
-    if metadata.file_type().is_fifo() || !metadata.is_file() {
+    if !metadata.is_file() {
         return Err(io::Error::other("no regular file"));
     }
-    file.seek(SeekFrom::Start(offset))?;
+    let size = metadata.len();
     let mut bytes = Vec::new();
-    file.take(LOG_CHUNK_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(Chunk { bytes, size: metadata.len() })
+    // The kernel refuses offsets that no file can have.
+    if offset < size {
+        file.seek(SeekFrom::Start(offset))?;
+        file.take(LOG_CHUNK_BYTES_MAX).read_to_end(&mut bytes)?;
+    }
+    Ok(Chunk { bytes, size })
 }
 
 /// An output file of the task was written at `at`, or only truncated: the redirection opens it so.
@@ -170,15 +180,19 @@ fn make_directory(path: &Path) -> Result<(), LogsFault> {
     fs::create_dir_all(path).map_err(|e| LogsFault::io("make directory", path, e))
 }
 
-fn open_for_writing(path: &Path, fresh: bool) -> io::Result<File> {
-    // A repeated id finds the files of an earlier run: never through a link it may have left.
-    OpenOptions::new()
-        .write(true)
-        .create(fresh)
-        .truncate(fresh)
-        .mode(0o644)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)
+/// Makes the file, or empties the one of an earlier run of the same id.
+const FRESH: OFlag = OFlag::O_WRONLY.union(OFlag::O_CREAT).union(OFlag::O_TRUNC);
+
+/// Opens a file of the log directory, never through a link and never waiting for a peer: the task
+/// may put what it likes there, and a link to `/etc/shadow` would be followed on the host, as root.
+fn open_below(directory: &Path, path: &Path, flags: OFlag) -> io::Result<File> {
+    let name = path.strip_prefix(directory).map_err(|_| Errno::EXDEV)?;
+    let mode = if flags.contains(OFlag::O_CREAT) { 0o644 } else { 0 };
+    let how = OpenHow::new()
+        .flags(flags | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
+        .mode(Mode::from_bits_truncate(mode))
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    Ok(openat2(File::open(directory)?, name, how)?.into())
 }
 
 impl LogsFault {
@@ -255,7 +269,7 @@ mod test {
         prepare(root.path(), &files, &Owner::AsIs).unwrap();
         fs::write(&files.stdout, "old").unwrap();
         prepare(root.path(), &files, &Owner::AsIs).unwrap();
-        assert_eq!(read(&files.stdout, 0).unwrap().size, 0);
+        assert_eq!(read(&files.directory, &files.stdout, 0).unwrap().size, 0);
         assert!(files.stderr.exists());
     }
 
@@ -276,7 +290,37 @@ mod test {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("out");
         fs::write(&path, "hello").unwrap();
-        let chunk = read(&path, 3).unwrap();
+        let chunk = read(root.path(), &path, 3).unwrap();
         assert_eq!((&chunk.bytes[..], chunk.size), (&b"lo"[..], 5));
+    }
+
+    #[test]
+    fn offset_that_no_file_can_have_reads_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("out");
+        fs::write(&path, "hello").unwrap();
+        let chunk = read(root.path(), &path, u64::MAX).unwrap();
+        assert_eq!((chunk.bytes.len(), chunk.size), (0, 5));
+    }
+
+    #[test]
+    fn link_in_the_place_of_a_directory_of_output_is_not_followed() {
+        let root = tempfile::tempdir().unwrap();
+        let files = files(root.path());
+        let elsewhere = root.path().join("elsewhere");
+        fs::create_dir_all(&elsewhere).unwrap();
+        fs::write(elsewhere.join("stderr.log"), "precious").unwrap();
+        fs::create_dir_all(&files.directory).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, files.directory.join("deep")).unwrap();
+        assert!(prepare(root.path(), &files, &Owner::AsIs).is_err());
+        assert!(read(&files.directory, &files.stderr, 0).is_err());
+        assert_eq!(fs::read(elsewhere.join("stderr.log")).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn output_that_is_not_there_yet_reads_as_empty() {
+        let root = tempfile::tempdir().unwrap();
+        let files = files(root.path());
+        assert_eq!(read(&files.directory, &files.stdout, 0).unwrap().size, 0);
     }
 }

@@ -1,5 +1,6 @@
 //! A command task's life. `execute` accepts and starts it, `kill` and `freeze` are the verbs on it,
-//! `finish` ends it, `recover` finds it again after a restart or a lost event stream.
+//! `finish` ends it as `outcome` says, `recover` finds it again after a restart or a lost event
+//! stream.
 
 pub mod container;
 pub mod execute;
@@ -7,12 +8,16 @@ pub mod finish;
 pub mod freeze;
 pub mod kill;
 pub mod logs;
+pub mod outcome;
 pub mod recover;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use log::Level;
+
 use super::Node;
+use crate::docker::DockerError;
 use crate::lanes::{Job, Next, Place};
 use crate::limits::{ENGINE_RETRY_PAUSE, STORE_RETRY_PAUSE};
 use crate::model::ids::TaskId;
@@ -34,6 +39,13 @@ fn then(node: &Arc<Node>, id: TaskId, step: Step) -> Next {
 /// The Engine is away: what was accepted waits for it (design law 1). A raised flag ends the pause.
 fn when_the_engine_is_back(node: &Arc<Node>, id: TaskId, step: Step) -> Next {
     after(node, id, ENGINE_RETRY_PAUSE, step)
+}
+
+/// Says that the Engine did not do something for a task and is asked again. An Engine that is away
+/// shows in `/health`; every task saying so every second would fill the log.
+fn note_refusal(id: TaskId, doing: &str, error: &DockerError) {
+    let level = if error.is_engine_trouble() { Level::Debug } else { Level::Warn };
+    log::log!(level, "task {id}: {doing}: {error}");
 }
 
 /// The state directory refused a write: nothing goes on before it is on disk.

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use log::Level;
+
 use super::container::{Essentials, LABEL_NODE, is_ours};
 use super::execute::post_start;
 use crate::docker::{ContainerState, ContainerSummary, DockerError, EngineEvent, Removal, Volumes};
@@ -12,8 +14,9 @@ use crate::model::ids::TaskId;
 use crate::model::phase::{Phase, Wanted};
 use crate::model::placement::Placement;
 use crate::model::task::{ContainerTrace, Report, TaskRecord, TaskSpec, Times};
-use crate::ops::node::{Exit, lock};
+use crate::ops::node::Exit;
 use crate::ops::{Node, network};
+use crate::threads::lock;
 
 /// Sets every live record going again after a start of ours. Needs no Engine: what needs one waits
 /// on its lane.
@@ -53,15 +56,17 @@ pub fn engine_event(node: &Node, event: EngineEvent) {
 /// # Errors
 /// The Engine is away; nothing was concluded from that.
 pub fn reconcile(node: &Arc<Node>) -> Result<(), DockerError> {
+    // Tasks that need the network will say so; all are looked at all the same.
     if let Err(error) = network::ensure(node) {
-        log::warn!("network {}: {error}", node.settings.docker_network_name);
+        let level = if error.is_engine_trouble() { Level::Debug } else { Level::Warn };
+        log::log!(level, "network {}: {error}", node.settings.docker_network_name);
     }
-    // Records first: a container made between the two looks is then no contradiction.
     if lock(&node.engine_facts).is_none() {
         let facts = node.engine.about()?;
         log::info!("Docker Engine {} (API {}), {}", facts.version, facts.api, facts.storage_driver);
         *lock(&node.engine_facts) = Some(facts);
     }
+    // Records first: a container made between the two looks is then no contradiction.
     let records = node.tasks.live(|record| Some(record.clone()));
     let label = format!("{LABEL_NODE}={}", node.settings.node_id);
     let mut found: BTreeMap<TaskId, ContainerSummary> = BTreeMap::new();

@@ -7,6 +7,8 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::limits::HTTP_ECHO_BYTES_MAX;
+
 /// One fault of a request, as it goes out in the 422 list.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Fault {
@@ -258,8 +260,7 @@ fn fault(kind: &'static str, mut loc: Vec<Value>, msg: &str, input: Value) -> Fa
 
 /// The input goes back to whoever sent it, but not a megabyte of it.
 fn echo(input: &Value) -> Value {
-    const ECHO_BYTES_MAX: usize = 1024;
-    if input.to_string().len() <= ECHO_BYTES_MAX { input.clone() } else { Value::Null }
+    if input.to_string().len() <= HTTP_ECHO_BYTES_MAX { input.clone() } else { Value::Null }
 }
 
 fn offset_of(body: &[u8], error: &serde_json::Error) -> usize {

@@ -1,5 +1,5 @@
 //! Bodies of `/api/execute` and of kill, pause and resume (contract 1.1). Types are checked here;
-//! what a value may be is `api::tasks`' business.
+//! what a value may be is `api::spec`'s business.
 
 use super::fields::{Fields, Invalid, integer, list, string, string_pairs};
 
@@ -18,6 +18,7 @@ pub struct ExecuteBody {
     pub registry_image: Option<String>,
     /// Ours, optional: `always` (default), `missing` or `never`.
     pub pull: Option<String>,
+    /// Empty where none was named.
     pub working_dir: String,
     pub stdout_path: String,
     pub stderr_path: String,
@@ -45,7 +46,7 @@ impl ExecuteBody {
             container_name: fields.option("container_name", string),
             registry_image: fields.option("registry_image", string),
             pull: fields.option("pull", string),
-            working_dir: fields.or("working_dir", "/shared".to_owned(), string),
+            working_dir: fields.or("working_dir", String::new(), string),
             stdout_path: fields.need("stdout_path", string),
             stderr_path: fields.need("stderr_path", string),
             reserved_ip: fields.option("reserved_ip", string),

@@ -77,9 +77,7 @@ pub fn execute_body(daemon: &Daemon, id: u64, command: &str) -> Value {
 /// Dispatches a fresh task in busybox as the host would, and returns its id.
 #[track_caller]
 pub fn execute(daemon: &Daemon, command: &str) -> u64 {
-    let id = unique_id();
-    daemon.post("/api/execute", &execute_body(daemon, id, command)).expect(200);
-    id
+    daemon.submit(&execute_body(daemon, unique_id(), command))
 }
 
 /// Looks every 10 ms until `reached` says so. False when `patience` was over first.

@@ -1,0 +1,196 @@
+//! The one table of figures and their budgets, and how both are printed. Nothing is measured here.
+
+use serde_json::json;
+
+/// What a figure may be.
+#[derive(Clone, Copy)]
+enum Budget {
+    AtMost(f64),
+    /// Of the value over its floor.
+    RatioAtLeast(f64),
+    /// Shown because it explains a figure that has one.
+    None,
+}
+
+struct Row {
+    name: &'static str,
+    unit: &'static str,
+    /// What the value is held against; empty when there is nothing to hold it against.
+    floor: &'static str,
+    budget: Budget,
+    /// Where the budget comes from, or what the figure is for.
+    why: &'static str,
+}
+
+use Budget::{AtMost, None as Unbudgeted, RatioAtLeast};
+
+/// Sizes in powers of ten. The Python runner's figures are those of design section 6.
+#[rustfmt::skip]
+const ROWS: &[Row] = &[
+    Row { name: "binary_mb", unit: "MB", floor: "", budget: AtMost(6.0),
+        why: "copied to every node; stripped" },
+    Row { name: "first_answer_ms", unit: "ms", floor: "the binary printing its version", budget: AtMost(25.0),
+        why: "the Python runner takes 953 ms" },
+
+    Row { name: "get_4", unit: "1/s", floor: "a thread per connection on httparse", budget: RatioAtLeast(0.8),
+        why: "what few connections pay for a door that many can't exhaust" },
+    Row { name: "get_4_p99_ms", unit: "ms", floor: "a thread per connection on httparse", budget: AtMost(1.0),
+        why: "the Python runner: 4.2 ms" },
+    Row { name: "get_4_cpu_us", unit: "us", floor: "a thread per connection on httparse", budget: Unbudgeted,
+        why: "the server's own CPU time for an answer, whatever its client costs" },
+    Row { name: "get_4_tiny_http", unit: "1/s", floor: "tiny_http 0.12, 16 workers", budget: Unbudgeted,
+        why: "the server that was not chosen" },
+    Row { name: "get_64", unit: "1/s", floor: "a thread per connection on httparse", budget: RatioAtLeast(1.2),
+        why: "what many connections gain by it" },
+    Row { name: "get_64_p99_ms", unit: "ms", floor: "a thread per connection on httparse", budget: AtMost(3.0),
+        why: "the Python runner: 4.2 ms" },
+    Row { name: "get_64_cpu_us", unit: "us", floor: "a thread per connection on httparse", budget: Unbudgeted,
+        why: "the server's own CPU time for an answer, whatever its client costs" },
+    Row { name: "get_64_tiny_http", unit: "1/s", floor: "tiny_http 0.12, 16 workers", budget: Unbudgeted,
+        why: "the server that was not chosen" },
+    Row { name: "get_4_crowd", unit: "1/s", floor: "without the idle connections", budget: RatioAtLeast(0.9),
+        why: "10,000 idle connections change nothing; a tenth is noise" },
+    Row { name: "get_4_crowd_p99_ms", unit: "ms", floor: "without the idle connections", budget: AtMost(1.0),
+        why: "as without them" },
+    Row { name: "get_64_crowd", unit: "1/s", floor: "without the idle connections", budget: RatioAtLeast(0.9),
+        why: "10,000 idle connections change nothing; a tenth is noise" },
+    Row { name: "get_64_crowd_p99_ms", unit: "ms", floor: "without the idle connections", budget: AtMost(3.0),
+        why: "as without them" },
+
+    Row { name: "start_ms", unit: "ms", floor: "raw Engine calls", budget: Unbudgeted,
+        why: "accepted to started, in all; the Python runner: 323 over 240" },
+    Row { name: "engine_calls_ms", unit: "ms", floor: "raw Engine calls", budget: Unbudgeted,
+        why: "the part of it that was spent in our Engine calls" },
+    Row { name: "start_own_ms", unit: "ms", floor: "its four durable writes by hand", budget: AtMost(7.0),
+        why: "accepted to started, less our Engine calls; the Python runner: 83" },
+    Row { name: "exit_report_ms", unit: "ms", floor: "the die event at a raw reader", budget: AtMost(5.0),
+        why: "from the Engine's own stamp of the end; the Python runner: 88 over 54" },
+
+    Row { name: "idle_pss_mb", unit: "MB", floor: "", budget: AtMost(6.0),
+        why: "10 s after the first heartbeat; the Python runner: 108" },
+    Row { name: "idle_cpu_percent", unit: "%", floor: "", budget: AtMost(0.05),
+        why: "of a core, with heartbeats; the Python runner: 0.7" },
+    Row { name: "task_cpu_ms", unit: "ms", floor: "", budget: AtMost(3.0),
+        why: "own CPU time of a task from request to removal; the Python runner: 98" },
+    Row { name: "used_pss_mb", unit: "MB", floor: "", budget: AtMost(9.0),
+        why: "after 1,000 tasks" },
+    Row { name: "running_task_kb", unit: "kB", floor: "", budget: AtMost(16.0),
+        why: "memory of a task while it runs, its reports delivered" },
+];
+
+/// What was measured so far.
+pub struct Figures {
+    quick: bool,
+    measured: Vec<Measured>,
+}
+
+struct Measured {
+    row: &'static Row,
+    value: f64,
+    floor: Option<f64>,
+}
+
+impl Figures {
+    pub fn new(quick: bool) -> Figures {
+        Figures { quick, measured: Vec::new() }
+    }
+
+    /// A figure that stands alone.
+    pub fn tell(&mut self, name: &str, value: f64) {
+        self.add(name, value, None);
+    }
+
+    /// A figure beside what it is held against.
+    pub fn tell_beside(&mut self, name: &str, value: f64, floor: f64) {
+        self.add(name, value, Some(floor));
+    }
+
+    fn add(&mut self, name: &str, value: f64, floor: Option<f64>) {
+        let row = ROWS.iter().find(|row| row.name == name).expect("a row of the table");
+        let measured = Measured { row, value, floor };
+        let line = json!({
+            "name": row.name,
+            "value": rounded(value),
+            "unit": row.unit,
+            "floor": floor.map(rounded),
+            "ratio": measured.ratio().map(rounded),
+            "budget": measured.budget(),
+            "verdict": self.verdict(&measured),
+            "quick": self.quick,
+        });
+        println!("figure {line}");
+        self.measured.push(measured);
+    }
+
+    /// A quick run judges nothing.
+    fn verdict(&self, measured: &Measured) -> &'static str {
+        match measured.keeps_budget().filter(|_| !self.quick) {
+            Some(true) => "ok",
+            Some(false) => "over",
+            None => "",
+        }
+    }
+
+    pub fn print_table(&self) {
+        if self.quick {
+            println!("a quick run: it works; its figures mean nothing");
+        }
+        println!(
+            "{:<22}{:>11}{:>11}{:>8}  {:<9}{:<6}note",
+            "figure", "value", "floor", "ratio", "budget", ""
+        );
+        for measured in &self.measured {
+            let Measured { row, value, floor } = measured;
+            let text = |figure: Option<f64>| figure.map_or(String::new(), shown);
+            let note = match row.floor {
+                "" => row.why.to_owned(),
+                floor => format!("{}; floor: {floor}", row.why),
+            };
+            println!(
+                "{:<22}{:>11}{:>11}{:>8}  {:<9}{:<6}{note}",
+                row.name,
+                shown(*value),
+                text(*floor),
+                text(measured.ratio()),
+                measured.budget(),
+                self.verdict(measured),
+            );
+        }
+    }
+}
+
+impl Measured {
+    fn ratio(&self) -> Option<f64> {
+        self.floor.filter(|floor| *floor > 0.0).map(|floor| self.value / floor)
+    }
+
+    fn budget(&self) -> String {
+        match self.row.budget {
+            AtMost(most) => format!("<= {most}"),
+            RatioAtLeast(least) => format!(">= {least}x"),
+            Unbudgeted => String::new(),
+        }
+    }
+
+    fn keeps_budget(&self) -> Option<bool> {
+        match self.row.budget {
+            AtMost(most) => Some(self.value <= most),
+            RatioAtLeast(least) => Some(self.ratio().is_some_and(|ratio| ratio >= least)),
+            Unbudgeted => None,
+        }
+    }
+}
+
+/// The middle one; of an even count, the upper of the two.
+pub fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+fn rounded(figure: f64) -> f64 {
+    (figure * 1000.0).round() / 1000.0
+}
+
+fn shown(figure: f64) -> String {
+    if figure.abs() >= 1000.0 { format!("{figure:.0}") } else { format!("{figure:.3}") }
+}
