@@ -195,6 +195,10 @@ pub const HOST_REGISTER_DEADLINE: Duration = Duration::from_secs(15);
 pub const HOST_BEAT_DEADLINE: Duration = Duration::from_secs(10);
 pub const HOST_UPDATE_DEADLINE: Duration = Duration::from_secs(15);
 
+/// A kept-alive connection older than this is closed instead of used. The host's server closes its
+/// end after 5 s without a call, just when the next heartbeat is due: it would meet a reset.
+pub const HOST_IDLE_AGE: Duration = Duration::from_secs(4);
+
 /// The host's answers are a sentence long; a proxy's error page is not worth more.
 pub const HOST_ANSWER_BYTES_MAX: u64 = 64 * 1024;
 

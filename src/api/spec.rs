@@ -74,13 +74,18 @@ pub fn task_spec(
         fields.refuse("working_dir", "must be an absolute path in the container");
     }
     let reserved_ip = reserved_ip(body.reserved_ip.as_deref(), network, &mut fields);
-    let directory = settings.shared_dir.join("logs").join(body.task_id.to_string());
-    let logs = LogFiles {
-        stdout: log_path("stdout_path", &body.stdout_path, &directory, &mut fields),
-        stderr: log_path("stderr_path", &body.stderr_path, &directory, &mut fields),
-        directory,
-    };
-    let (Ok(id), Some(image), Ok((placement, seat)), Ok(gpus)) = (id, image, seat, gpus) else {
+    // Without an id nobody can say where its files belong.
+    let logs = id.as_ref().ok().map(|id| {
+        let directory = settings.shared_dir.join("logs").join(id.to_string());
+        LogFiles {
+            stdout: log_path("stdout_path", &body.stdout_path, &directory, &mut fields),
+            stderr: log_path("stderr_path", &body.stderr_path, &directory, &mut fields),
+            directory,
+        }
+    });
+    let (Ok(id), Some(logs), Some(image), Ok((placement, seat)), Ok(gpus)) =
+        (id, logs, image, seat, gpus)
+    else {
         return Err(fields.into_faults());
     };
     if let Some(note) = &seat.note {
@@ -296,6 +301,13 @@ mod test {
             assert_eq!(refused(json!({"stdout_path": path})), "stdout_path", "{path}");
         }
         assert!(read(json!({"stdout_path": "/s//logs/./7/deep/../out"})).is_ok());
+    }
+
+    #[test]
+    fn id_that_is_none_is_the_only_fault() {
+        for id in [json!(0), json!(-1), json!("x"), json!(null)] {
+            assert_eq!(refused(json!({ "task_id": id })), "task_id");
+        }
     }
 
     #[test]

@@ -12,7 +12,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::limits::{
-    HOST_ANSWER_BYTES_MAX, HOST_BEAT_DEADLINE, HOST_REGISTER_DEADLINE, HOST_UPDATE_DEADLINE,
+    HOST_ANSWER_BYTES_MAX, HOST_BEAT_DEADLINE, HOST_IDLE_AGE, HOST_REGISTER_DEADLINE,
+    HOST_UPDATE_DEADLINE,
 };
 use crate::metrics;
 use crate::wire::host::{Answer, Heartbeat, Register, UPDATE_REFUSED, Update};
@@ -66,6 +67,7 @@ impl Host {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
+            .max_idle_age(HOST_IDLE_AGE)
             .user_agent(concat!("river-runner/", env!("CARGO_PKG_VERSION")))
             .proxy(None)
             .build();

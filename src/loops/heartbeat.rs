@@ -30,6 +30,7 @@ fn run(node: &Node, host: &Host) {
     let every = Duration::from_secs(node.settings.heartbeat_interval_seconds);
     let mut meter = CpuMeter::default();
     let mut register_pause = REGISTER_PAUSE_FIRST;
+    let mut registered_at = Instant::now();
     loop {
         let begun = Instant::now();
         let pause = if host.contact.state().registered {
@@ -42,7 +43,8 @@ fn run(node: &Node, host: &Host) {
                 Ok(Beat::Unknown) => {
                     log::warn!("the host does not know this node; registering again");
                     host.contact.forgotten();
-                    Duration::ZERO
+                    // At once, unless it has just taken a registration: not twice an interval.
+                    every.saturating_sub(registered_at.elapsed())
                 }
                 Err(error) => {
                     failed(host, &error);
@@ -54,6 +56,7 @@ fn run(node: &Node, host: &Host) {
                 Ok(()) => {
                     log::info!("registered at the host");
                     host.contact.registered(Stamp::now());
+                    registered_at = Instant::now();
                     register_pause = REGISTER_PAUSE_FIRST;
                     // The first beat follows at once: until then the host knows no memory.
                     Duration::ZERO

@@ -1,9 +1,12 @@
 //! How the node is, from what is known without asking anybody (design law 5).
 
+use std::net::IpAddr;
+
 use super::Node;
-use super::network;
+use super::network::{self, NetworkFacts};
 use crate::docker::EngineHealth;
 use crate::metrics;
+use crate::serve::access::{Denial, Denied};
 
 /// What an operator should know and mend, a sentence each; empty when all is well.
 pub fn warnings(node: &Node) -> Vec<String> {
@@ -35,13 +38,25 @@ pub fn warnings(node: &Node) -> Vec<String> {
     for (count, what) in counted.into_iter().filter(|(count, _)| *count > 0) {
         warnings.push(format!("{count} {what}"));
     }
-    warnings.extend(node.access.denied().into_iter().map(|denied| {
-        format!(
-            "{} was turned away {} times ({}), last at {}; if it may call, add it to ALLOW_FROM",
-            denied.address, denied.times, denied.why, denied.path
-        )
-    }));
+    warnings.extend(node.access.denied().iter().map(|denied| turned_away(denied, &network)));
     warnings
+}
+
+/// The remedy is the reason's: a container is never one to let in.
+fn turned_away(denied: &Denied, network: &NetworkFacts) -> String {
+    let Denied { address, times, path, why, .. } = denied;
+    let is_container = match address {
+        IpAddr::V4(address) => network.subnet.has_member(*address),
+        IpAddr::V6(_) => false,
+    };
+    let remedy = match why {
+        Denial::Address if is_container => "it is a container's, and containers may not call",
+        Denial::Address => "if it may call, add it to ALLOW_FROM",
+        Denial::HostName | Denial::Origin => {
+            "if that is a name of this node, add it to ALLOW_HOSTS"
+        }
+    };
+    format!("{address} was turned away {times} times, last at {path} ({why}); {remedy}")
 }
 
 /// Figures that are counted by looking, for `/metrics`.
@@ -55,4 +70,39 @@ pub fn gauges(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
         ("river_lane_workers_busy", "Lane workers at work.", count(lanes.workers_busy)),
         ("river_uptime_seconds", "Seconds since the start.", node.started.elapsed().as_secs()),
     ]
+}
+
+#[cfg(test)]
+mod test {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    fn remedy(address: &str, why: Denial) -> String {
+        let network = NetworkFacts {
+            subnet: "172.30.0.0/16".parse().unwrap(),
+            gateway: "172.30.0.1".parse().unwrap(),
+            differs: false,
+        };
+        let denied = Denied {
+            address: address.parse().unwrap(),
+            times: 2,
+            path: "/health".to_owned(),
+            last: SystemTime::now(),
+            why,
+        };
+        turned_away(&denied, &network).rsplit_once("; ").unwrap().1.to_owned()
+    }
+
+    #[test]
+    fn stranger_turned_away_comes_with_the_setting_that_lets_him_in() {
+        assert!(remedy("192.0.2.7", Denial::Address).ends_with("ALLOW_FROM"));
+        assert!(remedy("127.0.0.1", Denial::HostName).ends_with("ALLOW_HOSTS"));
+        assert!(remedy("127.0.0.1", Denial::Origin).ends_with("ALLOW_HOSTS"));
+    }
+
+    #[test]
+    fn container_turned_away_is_not_advised_to_be_let_in() {
+        assert!(!remedy("172.30.0.9", Denial::Address).contains("ALLOW_FROM"));
+    }
 }

@@ -186,6 +186,17 @@ fn node_registers_again_when_the_host_has_forgotten_it() {
     assert_eq!(host.registrations().len(), 2);
 }
 
+#[test]
+fn host_that_forgets_the_node_again_and_again_is_asked_at_the_pace_of_heartbeats() {
+    let host = FakeHost::start();
+    host.fail_next(usize::MAX, "PUT /api/heartbeat", Fault::Status(404));
+    let _daemon = node_of(&host);
+    host.wait_registered();
+    sleep(Duration::from_secs(3));
+    // With a heartbeat a second these are four; without a pause they are hundreds.
+    assert!(host.registrations().len() <= 8, "{}", host.registrations().len());
+}
+
 // ── heartbeat ────────────────────────────────────────────────────────────────────────────────
 
 #[test]
@@ -195,6 +206,17 @@ fn first_heartbeat_follows_the_registration_at_once() {
     let _daemon = Daemon::builder().host(&host).set("heartbeat_interval_seconds", 60).start();
     assert!(wait_until(SOON, || !host.beats().is_empty()));
     assert_eq!(host.beats()[0].status, 200);
+}
+
+#[test]
+fn heartbeat_does_not_use_a_connection_that_the_host_is_about_to_close() {
+    let host = FakeHost::start();
+    // The host's server closes a connection after 5 s without a call: just then the beat comes.
+    let _daemon = Daemon::builder().host(&host).set("heartbeat_interval_seconds", 5).start();
+    assert!(wait_until(SOON, || host.beats().len() == 1));
+    let before = host.connections_seen();
+    host.wait_beats(1, SOON);
+    assert_eq!(host.connections_seen(), before + 1);
 }
 
 #[test]

@@ -78,10 +78,10 @@ pub fn row(key: &str) -> Option<&'static Row> {
 }
 
 macro_rules! setting {
-    ($key:ident: $type:ty, $doc:literal) => {
+    ($key:ident: $type:ty, $doc:expr) => {
         setting!($key: $type, anything, $doc)
     };
-    ($key:ident: $type:ty, $check:expr, $doc:literal) => {
+    ($key:ident: $type:ty, $check:expr, $doc:expr) => {
         Row {
             key: stringify!($key),
             doc: $doc,
@@ -97,6 +97,16 @@ macro_rules! setting {
                 },
             }),
         }
+    };
+}
+
+/// A setting of a part that is still to come: checked and kept, and its paragraph says so.
+macro_rules! later {
+    ($key:ident: $type:ty, $doc:literal) => {
+        later!($key: $type, anything, $doc)
+    };
+    ($key:ident: $type:ty, $check:expr, $doc:literal) => {
+        setting!($key: $type, $check, concat!($doc, " Not used yet."))
     };
 }
 
@@ -144,44 +154,45 @@ pub const SETTINGS: &[Row] = &[
         "The runner's address in that network, which containers call. It must lie in \
          docker_network_subnet."),
     setting!(tunnel_enabled: bool,
-        "Whether a tunnel client may be put into containers. /ws/tunnel is served in any case."),
-    setting!(tunnel_client_path: Option<PathBuf>,
+        "Whether containers are told the tunnel's URL, in KOHAKURIVER_TUNNEL_URL. No client is put \
+         into them, and /ws/tunnel is not served yet."),
+    later!(tunnel_client_path: Option<PathBuf>,
         "The tunnel client's binary. Empty searches the usual places."),
-    setting!(auto_snapshot_on_stop: bool,
+    later!(auto_snapshot_on_stop: bool,
         "Whether stopping a VPS first commits it to an image."),
-    setting!(max_snapshots_per_vps: u32, |v: &Value| within(v, 0..=1000),
+    later!(max_snapshots_per_vps: u32, |v: &Value| within(v, 0..=1000),
         "How many snapshots of one VPS are kept; older ones are removed. 0 keeps all."),
-    setting!(auto_restore_on_create: bool,
+    later!(auto_restore_on_create: bool,
         "Whether a VPS created under an id that has snapshots starts from the newest."),
     setting!(log_level: LevelFilter,
         "How much is logged to stderr: full, debug, info, warning or error."),
-    setting!(vm_images_dir: PathBuf,
+    later!(vm_images_dir: PathBuf,
         "Where the base images of VMs (*.qcow2) lie."),
-    setting!(vm_instances_dir: PathBuf,
+    later!(vm_instances_dir: PathBuf,
         "Where the disks of VMs are made."),
-    setting!(vm_default_memory_mb: u64, |v: &Value| within(v, 64..=16_777_216),
+    later!(vm_default_memory_mb: u64, |v: &Value| within(v, 64..=16_777_216),
         "Memory of a VM whose request names none, in MiB."),
-    setting!(vm_default_disk_size: String, disk_size,
+    later!(vm_default_disk_size: String, disk_size,
         "Disk of a VM whose request names none, as qemu-img reads it (50G, 1T)."),
-    setting!(vm_acs_override: bool,
+    later!(vm_acs_override: bool,
         "Whether devices that share an IOMMU group may be given to a VM one by one."),
-    setting!(vm_bridge_name: String, interface_name,
+    later!(vm_bridge_name: String, interface_name,
         "The bridge of VMs when there is no overlay."),
-    setting!(vm_bridge_subnet: Subnet,
+    later!(vm_bridge_subnet: Subnet,
         "The addresses of that bridge, as BASE/PREFIX."),
-    setting!(vm_bridge_gateway: Ipv4Addr,
+    later!(vm_bridge_gateway: Ipv4Addr,
         "The runner's address on that bridge. It must lie in vm_bridge_subnet."),
-    setting!(overlay_enabled: bool,
+    later!(overlay_enabled: bool,
         "Whether an overlay network is expected. The host switches it on by itself when it has one."),
-    setting!(overlay_subnet: OverlayPlan,
+    later!(overlay_subnet: OverlayPlan,
         "How overlay addresses are divided, as BASE/NET/NODE/SUB. Must be the host's."),
-    setting!(overlay_network_name: String, name,
+    later!(overlay_network_name: String, name,
         "The Docker network of the overlay."),
-    setting!(overlay_vxlan_id: u32, |v: &Value| within(v, 1..=16_777_215),
+    later!(overlay_vxlan_id: u32, |v: &Value| within(v, 1..=16_777_215),
         "The base of VXLAN network ids. Must be the host's."),
-    setting!(overlay_vxlan_port: u16, |v: &Value| within(v, 1..=65535),
+    later!(overlay_vxlan_port: u16, |v: &Value| within(v, 1..=65535),
         "The UDP port of VXLAN. Must be the host's."),
-    setting!(overlay_mtu: u32, |v: &Value| within(v, 576..=65_535),
+    later!(overlay_mtu: u32, |v: &Value| within(v, 576..=65_535),
         "The MTU inside the overlay. Should be the host's."),
     setting!(state_dir: PathBuf,
         "Where the records of tasks lie. It must not be in a directory that containers can write, \

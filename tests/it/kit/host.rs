@@ -214,6 +214,11 @@ impl FakeHost {
         found.unwrap_or_else(|| panic!("fewer than {more} heartbeats in {patience:?}"))
     }
 
+    /// How many connections there have been.
+    pub fn connections_seen(&self) -> u64 {
+        self.inner.state().connections_seen
+    }
+
     // ── what it knows ──────────────────────────────────────────────────────────────────────
 
     /// The state the host has for this task; `None` before its first report.
