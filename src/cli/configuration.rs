@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use super::failure::Failure;
 use super::reach::ConfigPath;
 use super::setting_flags::SettingFlags;
-use super::{print, say};
+use super::{print, say, settings_said};
 use crate::app::config::{self, import};
 
 /// Prints what a runner started now, with these flags, would use.
 pub fn show(flags: SettingFlags, path: &ConfigPath) -> Result<ExitCode, Failure> {
-    print(&config::in_force(&path.load(flags.0)?))
+    print(&config::in_force(&settings_said(flags, path)?))
 }
 
 /// Prints `file`, a `runner_config.py`, as TOML. What was not read is said on stderr, and the

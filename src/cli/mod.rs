@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::app;
+use crate::app::config::Loaded;
 use crate::model::ids::TaskId;
 use failure::Failure;
 use reach::{ConfigPath, Reach};
@@ -63,7 +64,8 @@ enum Command {
     ///
     /// The task's stdout and stderr come to ours as they are written. Ctrl-C kills the task; a
     /// second Ctrl-C leaves without waiting for its end. If the task never started, the exit
-    /// code is 125 and the reason is on stderr.
+    /// code is 125 (126 or 127 if the image has no shell that can run) and the reason is on
+    /// stderr.
     #[command(after_long_help = RUN_EXAMPLES)]
     Run(Box<run::RunArguments>),
 
@@ -123,7 +125,10 @@ enum ConfigCommand {
     ///
     /// Plain values are read without running Python. What is not plain is named on stderr and
     /// left out, and the exit code is 1 then. Defaults of the reference are written out.
-    Import { file: PathBuf },
+    Import {
+        /// The configuration of a Python runner
+        file: PathBuf,
+    },
 
     /// Print all settings with their defaults, each explained
     Default,
@@ -164,11 +169,14 @@ pub fn main() -> ExitCode {
 }
 
 fn serve(flags: SettingFlags, path: &ConfigPath) -> Result<ExitCode, Failure> {
+    Ok(app::serve(settings_said(flags, path)?.settings))
+}
+
+/// The settings in force, once what is odd about them is said.
+fn settings_said(flags: SettingFlags, path: &ConfigPath) -> Result<Loaded, Failure> {
     let loaded = path.load(flags.0)?;
-    for note in &loaded.notes {
-        say(note);
-    }
-    Ok(app::serve(loaded.settings))
+    loaded.notes.iter().for_each(say);
+    Ok(loaded)
 }
 
 fn act(verb: Verb, arguments: &TaskArguments, path: &ConfigPath) -> Result<ExitCode, Failure> {

@@ -5,7 +5,7 @@ use std::env;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use serde::Serialize;
 
 use super::super::{quote, size};
@@ -14,13 +14,14 @@ use crate::model::script::WORKING_DIR_DEFAULT;
 
 /// What is asked for.
 #[derive(Args, Clone, Debug)]
+#[command(group = ArgGroup::new("source").required(true))]
 pub struct Wish {
     /// Image from a registry or of this machine, such as busybox or ghcr.io/me/tool:2
-    #[arg(long, value_name = "NAME", conflicts_with = "environment")]
+    #[arg(long, value_name = "NAME", group = "source")]
     pub image: Option<String>,
 
     /// Environment of the cluster (a tarball in shared storage)
-    #[arg(long, value_name = "NAME", required_unless_present = "image")]
+    #[arg(long, value_name = "NAME", group = "source")]
     pub environment: Option<String>,
 
     /// When the image is fetched from its registry

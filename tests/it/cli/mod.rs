@@ -376,6 +376,21 @@ fn config_show_tells_where_each_value_came_from() {
 }
 
 #[test]
+fn config_show_tells_of_a_variable_that_is_no_setting() {
+    let output = program(&["config", "show"]).env("RIVER_RUNNER_PROT", "9001").output().unwrap();
+    assert!(output.status.success());
+    assert!(text(&output.stderr).contains("RIVER_RUNNER_PROT"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn run_that_names_no_image_is_told_both_ways_to_name_one() {
+    let output = program(&["run", "--", "true"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    assert!(said.contains("<--image <NAME>|--environment <NAME>>"), "{said}");
+}
+
+#[test]
 fn printed_defaults_are_a_file_that_loads() {
     let place = tempfile::tempdir().unwrap();
     let defaults = program(&["config", "default"]).output().unwrap();
