@@ -12,6 +12,9 @@ pub const STACK_BYTES: usize = 256 * 1024;
 /// The standard library joins a thread without a deadline: its end is looked for this often.
 pub const JOIN_LOOK_AGAIN: Duration = Duration::from_millis(2);
 
+/// A loop that panicked rests this long before it begins anew.
+pub const PANIC_REST: Duration = Duration::from_secs(1);
+
 // ── serve ────────────────────────────────────────────────────────────────────────────────────
 
 /// Threads that run handlers. Handlers are short (slow ones park), so a few per core are enough.
@@ -292,6 +295,9 @@ pub const LOG_FOLLOW_PAUSE: Duration = Duration::from_millis(50);
 
 /// Tasks that are over in one answer of `/api/tasks`.
 pub const TASKS_LISTED_MAX: usize = 100;
+
+/// A caller that was turned away shows in `/health` for this long after its last try.
+pub const DENIED_SHOWN: Duration = Duration::from_secs(3600);
 
 /// Events kept for `/api/events`, 40 bytes each; and how often a follower looks whether to stop.
 pub const EVENTS_KEPT_MAX: usize = 10_000;

@@ -36,6 +36,28 @@ pub fn spawn<T: Send + 'static>(
     })
 }
 
+/// Starts a thread for a loop that the runner can't do without: after a panic in `body` it rests and
+/// begins anew. `rest` says whether the runner is stopping.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_kept(
+    name: &'static str,
+    stack_bytes: usize,
+    rest: impl Fn() -> bool + Send + 'static,
+    mut body: impl FnMut() + Send + 'static,
+) -> io::Result<JoinHandle<Option<()>>> {
+    spawn(name, stack_bytes, move || {
+        while catch_unwind(AssertUnwindSafe(&mut body)).is_err() {
+            metrics::THREAD_PANICS.up();
+            log::error!("thread {name} panicked; it begins anew");
+            if rest() {
+                return;
+            }
+        }
+    })
+}
+
 /// Locks `mutex`, whatever became of who held it before: see [`unpoisoned`].
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     unpoisoned(mutex.lock())
@@ -72,6 +94,20 @@ pub fn affinity() -> io::Result<Vec<usize>> {
 #[cfg(test)]
 mod test {
     use super::*;
+
+    #[test]
+    fn kept_thread_begins_anew_after_a_panic() {
+        let mut runs = 0;
+        let (told, heard) = std::sync::mpsc::channel();
+        let body = move || {
+            runs += 1;
+            told.send(runs).unwrap();
+            assert!(runs > 2, "not yet");
+        };
+        let kept = spawn_kept("kept", 64 * 1024, || false, body).unwrap();
+        kept.join().unwrap();
+        assert_eq!(heard.iter().last(), Some(3));
+    }
 
     #[test]
     fn pinned_thread_may_run_on_that_cpu_only() {

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use log::Level;
 
 use super::{Host, Verdict};
-use crate::limits::{OUTBOX_BACKOFF_FIRST, OUTBOX_BACKOFF_MAX, OUTBOX_LAST_TRY, STACK_BYTES};
+use crate::limits::{
+    OUTBOX_BACKOFF_FIRST, OUTBOX_BACKOFF_MAX, OUTBOX_LAST_TRY, PANIC_REST, STACK_BYTES,
+};
 use crate::metrics;
 use crate::model::ids::TaskId;
 use crate::model::task::Report;
@@ -78,7 +80,9 @@ impl Outbox {
             waking.changed.notify_one();
         });
         let outbox = Arc::clone(self);
-        threads::spawn("outbox", STACK_BYTES, move || outbox.run(&host, &ledger))
+        let stop = stop.clone();
+        let rest = move || stop.wait(PANIC_REST);
+        threads::spawn_kept("outbox", STACK_BYTES, rest, move || outbox.run(&host, &ledger))
     }
 
     fn run(&self, host: &Host, ledger: &Ledger) {

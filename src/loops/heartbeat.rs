@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::host::{Beat, Host, HostError};
-use crate::limits::{REGISTER_PAUSE_FIRST, REGISTER_PAUSE_MAX, STACK_BYTES};
+use crate::limits::{PANIC_REST, REGISTER_PAUSE_FIRST, REGISTER_PAUSE_MAX, STACK_BYTES};
 use crate::machine::usage::{self, CpuMeter};
 use crate::machine::{addresses, topology};
 use crate::model::time::Stamp;
@@ -23,7 +23,9 @@ use crate::wire::host::{Heartbeat, Register};
 /// The thread could not be started.
 pub fn start(node: &Arc<Node>, host: &Arc<Host>) -> io::Result<JoinHandle<Option<()>>> {
     let (node, host) = (Arc::clone(node), Arc::clone(host));
-    threads::spawn("heartbeat", STACK_BYTES, move || run(&node, &host))
+    let stop = node.stop.clone();
+    let rest = move || stop.wait(PANIC_REST);
+    threads::spawn_kept("heartbeat", STACK_BYTES, rest, move || run(&node, &host))
 }
 
 fn run(node: &Node, host: &Host) {

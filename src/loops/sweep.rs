@@ -9,7 +9,8 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::limits::{
-    ENGINE_PROBE_EVERY, ENGINE_PROBE_EVERY_WHEN_AWAY, PRUNE_EVERY, RECONCILE_EVERY, STACK_BYTES,
+    ENGINE_PROBE_EVERY, ENGINE_PROBE_EVERY_WHEN_AWAY, PANIC_REST, PRUNE_EVERY, RECONCILE_EVERY,
+    STACK_BYTES,
 };
 use crate::machine::addresses;
 use crate::ops::Node;
@@ -22,7 +23,9 @@ use crate::threads;
 /// The thread could not be started.
 pub fn start(node: &Arc<Node>, wanted: Receiver<()>) -> io::Result<JoinHandle<Option<()>>> {
     let node = Arc::clone(node);
-    threads::spawn("sweep", STACK_BYTES, move || run(&node, &wanted))
+    let stop = node.stop.clone();
+    let rest = move || stop.wait(PANIC_REST);
+    threads::spawn_kept("sweep", STACK_BYTES, rest, move || run(&node, &wanted))
 }
 
 fn run(node: &Arc<Node>, wanted: &Receiver<()>) {

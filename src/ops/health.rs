@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::Node;
 use super::network::{self, NetworkFacts};
 use crate::docker::EngineHealth;
+use crate::limits::DENIED_SHOWN;
 use crate::metrics;
 use crate::serve::access::{Denial, Denied};
 
@@ -38,7 +39,9 @@ pub fn warnings(node: &Node) -> Vec<String> {
     for (count, what) in counted.into_iter().filter(|(count, _)| *count > 0) {
         warnings.push(format!("{count} {what}"));
     }
-    warnings.extend(node.access.denied().iter().map(|denied| turned_away(denied, &network)));
+    let lately = |denied: &&Denied| denied.last.elapsed().is_ok_and(|ago| ago < DENIED_SHOWN);
+    let denied = node.access.denied();
+    warnings.extend(denied.iter().filter(lately).map(|denied| turned_away(denied, &network)));
     warnings
 }
 

@@ -22,10 +22,6 @@ use crate::threads::lock;
 /// on its lane.
 pub fn resume_all(node: &Arc<Node>) {
     for record in node.tasks.live(|record| Some(record.clone())) {
-        let id = record.spec.id;
-        if !record.reports.is_empty() {
-            node.outbox.notify(id);
-        }
         nudge(node, &record);
     }
 }
@@ -125,6 +121,9 @@ fn set_frozen(node: &Node, id: TaskId, from: Phase, to: Phase) {
 /// Gives a task that nobody works on its next order or flag.
 fn nudge(node: &Arc<Node>, record: &TaskRecord) {
     let id = record.spec.id;
+    if !record.reports.is_empty() {
+        node.outbox.notify(id);
+    }
     match (record.phase, record.wanted) {
         (Phase::Ended, _) | (_, Wanted::Killed | Wanted::Withdrawn) => node.lanes.raise(id),
         (Phase::Accepted | Phase::Creating | Phase::Starting, Wanted::Run) => {
