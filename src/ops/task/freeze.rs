@@ -83,6 +83,8 @@ fn may(node: &Node, id: TaskId, verb: Verb) -> Result<TaskRecord, OpError> {
     let record = node.tasks.get(id).ok_or(OpError::NotKnown(id))?;
     match decide(record.phase, record.wanted, verb) {
         Ok(Verdict::Go | Verdict::AlreadySo | Verdict::EndHere) => Ok(record),
+        // To the host it is not known any more, whether its record is put away already or not.
+        Err(_) if record.phase == Phase::Ended => Err(OpError::NotKnown(id)),
         Err(why) => Err(OpError::Denied { id, verb, why }),
     }
 }
