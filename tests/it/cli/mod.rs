@@ -10,7 +10,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -22,9 +22,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-/// The program, free of this machine's configuration.
+use crate::kit::SOON;
+
+/// The program, free of this machine's configuration, and with Ctrl-C at work: a script's background
+/// jobs are started with it ignored, and hand that on.
 fn program(words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_river-runner"));
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT", env!("CARGO_BIN_EXE_river-runner")]);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("RIVER_") {
             command.env_remove(name);
@@ -44,6 +48,21 @@ fn start(runner: &FakeRunner, words: &[&str]) -> Child {
     let mut command = program(words);
     command.env("RIVER_URL", &runner.url).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().unwrap()
+}
+
+/// How the program ended; one that does not is killed.
+fn status_of(mut child: Child) -> ExitStatus {
+    let until = Instant::now() + SOON;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if Instant::now() > until {
+            child.kill().unwrap();
+            panic!("still running: {:?}", child.wait());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn interrupt(child: &Child) {
@@ -112,7 +131,7 @@ fn run_shows_output_as_it_comes() {
     go_on.send(()).unwrap();
     assert_eq!(lines.next().unwrap().unwrap(), "second");
     assert!(lines.next().is_none());
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(status_of(child).code(), Some(0));
 }
 
 /// A runner whose task runs until it is killed, if a kill helps.
@@ -185,7 +204,7 @@ fn reader_that_leaves_ends_the_task() {
     let mut out = child.stdout.take().unwrap();
     out.read_exact(&mut [0; 10]).unwrap();
     drop(out);
-    assert_eq!(child.wait().unwrap().code(), Some(141));
+    assert_eq!(status_of(child).code(), Some(141));
     assert!(runner.seen.has("POST /api/kill"));
 }
 
@@ -346,10 +365,10 @@ fn runner_is_found_by_its_port_and_its_socket() {
 #[test]
 fn ctrl_c_while_following_logs_leaves_the_task_alone() {
     let runner = endless(true);
-    let mut child = start(&runner, &["logs", "-f", "7"]);
+    let child = start(&runner, &["logs", "-f", "7"]);
     runner.seen.wait_for("GET /api/tasks/7/logs", |_| ());
     interrupt(&child);
-    assert_eq!(child.wait().unwrap().signal(), Some(Signal::SIGINT as i32));
+    assert_eq!(status_of(child).signal(), Some(Signal::SIGINT as i32));
     assert!(!runner.seen.has("POST /api/kill"));
 }
 
