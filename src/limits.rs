@@ -12,6 +12,13 @@ pub const STACK_BYTES: usize = 256 * 1024;
 /// The standard library joins a thread without a deadline: its end is looked for this often.
 pub const JOIN_LOOK_AGAIN: Duration = Duration::from_millis(2);
 
+/// Arenas of the C library's allocator: each keeps freed memory of its own, and workers need no more.
+pub const ARENAS_MAX: i32 = 2;
+
+/// Allocations from this size on are mappings of their own and go back when freed; as much free memory
+/// at the heap's end goes back too. The C library's own start value.
+pub const OWN_MAPPING_BYTES_MIN: i32 = 128 * 1024;
+
 /// A loop that panicked rests this long before it begins anew.
 pub const PANIC_REST: Duration = Duration::from_secs(1);
 

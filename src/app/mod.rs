@@ -20,8 +20,8 @@ use crate::host::Host;
 use crate::host::outbox::Outbox;
 use crate::lanes::{Group, Lanes, LanesSetup, Next, Pool};
 use crate::limits::{
-    FILES_THREADS_MAX, HTTP_WORKERS, JOIN_LOOK_AGAIN, PATIENT_THREADS_MAX, SHUTDOWN_GRACE,
-    URGENT_WORKERS, WORKERS_PER_NODE,
+    ARENAS_MAX, FILES_THREADS_MAX, HTTP_WORKERS, JOIN_LOOK_AGAIN, OWN_MAPPING_BYTES_MIN,
+    PATIENT_THREADS_MAX, SHUTDOWN_GRACE, URGENT_WORKERS, WORKERS_PER_NODE,
 };
 use crate::loops;
 use crate::machine::watch::FirstWrites;
@@ -264,8 +264,6 @@ fn make_directory(path: &Path) -> Result<(), StartError> {
 /// passed. Of a daemon that idles for days the machine wants it back (after a burst of 4 MB bodies
 /// 112 MB stayed, with this 4.5).
 fn keep_memory_small() {
-    const ARENAS_MAX: libc::c_int = 2;
-    const OWN_MAPPING_BYTES_MIN: libc::c_int = 128 * 1024;
     // SAFETY: mallopt only sets parameters of the allocator; no thread but this one runs yet.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, ARENAS_MAX);
