@@ -13,8 +13,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use crate::kit::{
-    Address, Behaviour, EngineProxy, FakeHost, Fault, REFUSED, SOON, UPDATED, Verdict, api, call,
-    container_exists, docker, image, remove_container, test_name, unique_id, wait_until,
+    Address, Behaviour, Daemon, EngineProxy, FakeHost, Fault, OwnEngine, REFUSED, SOON, UPDATED,
+    Verdict, api, call, container_exists, docker, execute, image, remove_container, test_name,
+    unique_id, wait_until,
 };
 
 // ── the host ─────────────────────────────────────────────────────────────────────────────────
@@ -448,4 +449,22 @@ fn answer_before_the_request_was_read_is_still_an_answer() {
     let answer = call(&address, "POST", "/", &[], Some(&json!("x".repeat(64)))).unwrap();
     assert_eq!(answer.status, 413);
     server.join().unwrap();
+}
+
+#[test]
+fn own_engine_runs_a_task_hangs_goes_on_and_leaves_nothing() {
+    let mut engine = OwnEngine::start(&["busybox"]);
+    let host = FakeHost::start();
+    let daemon = Daemon::builder().host(&host).own_engine(&engine).start();
+    let id = execute(&daemon, "exit 7");
+    assert_eq!(host.wait_final(id, SOON).exit_code, Some(7));
+    engine.hang();
+    let ping = |engine: &OwnEngine| engine.client().try_api("GET", "/_ping", None);
+    engine.go_on();
+    assert!(ping(&engine).is_ok());
+    engine.kill9();
+    assert!(ping(&engine).is_err());
+    engine.start_again();
+    engine.stop();
+    engine.start_again();
 }

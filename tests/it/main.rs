@@ -26,6 +26,8 @@ mod host;
 mod images;
 /// Kill in every phase of a task.
 mod kill;
+/// What tests are made of, shared with the campaign.
+#[path = "../kit/mod.rs"]
 mod kit;
 mod kit_selftest;
 /// What a runner keeps of tasks that are over.

@@ -11,6 +11,7 @@ mod docker;
 mod engine;
 mod host;
 mod http;
+mod own_engine;
 mod task;
 
 use std::sync::OnceLock;
@@ -21,13 +22,14 @@ use serde_json::{Value, json};
 
 pub use daemon::{Builder, Daemon};
 pub use docker::{
-    NETWORK, NETWORK_GATEWAY, NETWORK_SUBNET, api, container_exists, container_status,
+    Client, NETWORK, NETWORK_GATEWAY, NETWORK_SUBNET, api, container_exists, container_status,
     containers_labelled, docker, ensure_network, image, image_exists, inspect, remove_container,
     socket,
 };
 pub use engine::{Behaviour, Call, EngineProxy};
 pub use host::{Beat, FakeHost, Fault, REFUSED, Registration, Report, UPDATED, Verdict};
 pub use http::{Address, Response, call, exchange};
+pub use own_engine::OwnEngine;
 pub use task::{task_container, with};
 
 /// A wait for something that is only a matter of scheduling: long enough for a loaded machine.

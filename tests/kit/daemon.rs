@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::http::{self, Address, Response};
-use super::{EngineProxy, FakeHost, SOON, docker, free_port, test_name, wait_until};
+use super::{EngineProxy, FakeHost, OwnEngine, SOON, docker, free_port, test_name, wait_until};
 
 /// Law 10 says under 2 s; the rest is for a loaded machine.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
@@ -31,6 +31,7 @@ pub struct Builder {
     without: Vec<String>,
     environment: Vec<(String, String)>,
     strace: Vec<String>,
+    own_engine: Option<docker::Client>,
 }
 
 /// A runner, running or stopped. Dropping it ends it and removes its containers.
@@ -39,6 +40,8 @@ pub struct Daemon {
     settings: toml::Table,
     environment: Vec<(String, String)>,
     strace: Vec<String>,
+    /// Where its containers are.
+    engine: docker::Client,
     child: Option<Child>,
 }
 
@@ -65,9 +68,16 @@ impl Builder {
         self.set("host_address", "127.0.0.1").set("host_port", i64::from(host.port()))
     }
 
-    /// Talks to this Engine instead of the machine's.
+    /// Talks to the machine's Engine through this.
     pub fn engine(self, engine: &EngineProxy) -> Builder {
         self.set("docker_host", engine.docker_host())
+    }
+
+    /// Its containers are made by this Engine, not the machine's. For a proxy before it, call
+    /// [`Builder::engine`] after this.
+    pub fn own_engine(mut self, engine: &OwnEngine) -> Builder {
+        self.own_engine = Some(engine.client().clone());
+        self.set("docker_host", engine.client().docker_host())
     }
 
     /// Runs under `strace -f` with these arguments, written to [`Daemon::strace_path`]. The
@@ -102,9 +112,12 @@ impl Builder {
             settings.remove(key);
         }
         settings.extend(self.settings);
-        let Builder { environment, strace, .. } = self;
-        let daemon = Daemon { dir, settings, environment, strace, child: None };
-        if daemon.setting("docker_network_name") == docker::NETWORK {
+        let Builder { environment, strace, own_engine, .. } = self;
+        // An Engine of the test's own has the network from its start on.
+        let is_own = own_engine.is_some();
+        let engine = own_engine.unwrap_or_else(docker::machine);
+        let daemon = Daemon { dir, settings, environment, strace, engine, child: None };
+        if !is_own && daemon.setting("docker_network_name") == docker::NETWORK {
             docker::ensure_network();
         }
         daemon.write_config();
@@ -403,7 +416,7 @@ impl Daemon {
     /// Names of the containers on the Engine that are this runner's, ended ones too.
     #[track_caller]
     pub fn containers(&self) -> Vec<String> {
-        docker::containers_labelled("kohakuriver.node", self.node_id())
+        self.engine.containers_labelled("kohakuriver.node", self.node_id())
     }
 }
 
@@ -417,11 +430,11 @@ impl Drop for Daemon {
             let shown = String::from_utf8_lossy(shown);
             eprintln!("── log of {} ──\n{shown}── end of log ──", self.node_id());
         }
-        docker::remove_labelled("kohakuriver.node", self.node_id());
+        self.engine.remove_labelled("kohakuriver.node", self.node_id());
         if was_running {
             // A creation may have been under way at the Engine when its caller died.
             std::thread::sleep(CREATION_SETTLES);
-            docker::remove_labelled("kohakuriver.node", self.node_id());
+            self.engine.remove_labelled("kohakuriver.node", self.node_id());
         }
     }
 }

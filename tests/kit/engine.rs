@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::docker;
+use super::{OwnEngine, docker};
 
 /// How often a held call looks whether it is released or its caller has left.
 const HELD_LOOK: Duration = Duration::from_millis(10);
@@ -116,6 +116,11 @@ impl EngineProxy {
     /// Before the machine's Engine.
     pub fn start() -> EngineProxy {
         EngineProxy::before(Some(docker::socket()))
+    }
+
+    /// Before an Engine of the test's own.
+    pub fn before_own(engine: &OwnEngine) -> EngineProxy {
+        EngineProxy::before(Some(engine.client().socket().to_owned()))
     }
 
     /// With no Engine behind it: a call without a rule is answered 404.
