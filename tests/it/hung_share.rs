@@ -2,6 +2,7 @@
 //! needs it waits or is told so in time, and everything else goes on.
 
 use std::fs;
+use std::process::{Command, Stdio};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
@@ -146,6 +147,24 @@ fn tasks_that_wait_for_a_hung_share_go_on_when_it_is_back() {
     assert!(daemon.log().contains("answers again"));
 }
 
+#[test]
+fn doctor_says_that_a_share_hangs_instead_of_hanging() {
+    let daemon = Daemon::builder().stopped();
+    let _share = HungShare::over(daemon.shared_dir());
+    let since = Instant::now();
+    let mut doctor = Command::new(env!("CARGO_BIN_EXE_river-runner"));
+    doctor.arg("doctor").arg("--config").arg(daemon.config_path());
+    let mut doctor = doctor.stdout(Stdio::piped()).spawn().expect("river-runner");
+    let ended = wait_until(TOLD_WITHIN, || doctor.try_wait().expect("our child").is_some());
+    let _ = doctor.kill();
+    let output = doctor.wait_with_output().expect("its output");
+    assert!(ended, "still running after {:?}", since.elapsed());
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stdout);
+    let line = said.lines().find(|line| line.contains("shared_dir")).expect("a line about it");
+    assert!(line.starts_with("fail") && line.contains("does not answer"), "{said}");
+}
+
 // ── what does not ────────────────────────────────────────────────────────────────────────────────
 
 #[test]
@@ -207,12 +226,18 @@ fn tasks_that_run_when_the_share_hangs_end_with_their_true_codes() {
         let id = execute(&daemon, &format!("echo early; sleep 6; echo word; exit {code}"));
         (id, code)
     });
+    let killed = execute(&daemon, "sleep 60");
     running.iter().for_each(|(id, _)| drop(daemon.wait_status(*id, "running")));
+    daemon.wait_status(killed, "running");
     sleep(POOLS_REST);
     let (threads, fds) = (daemon.threads(), daemon.fds());
     let share = HungShare::over(daemon.shared_dir());
     let waiting = many_tasks(&daemon);
     wait_warning(&daemon, "does not answer");
+    let (answer, took) = timed(|| daemon.control("kill", killed));
+    answer.expect(200);
+    assert!(took <= AT_ONCE, "{took:?}");
+    assert_eq!(daemon.wait_over(killed)["status"], "killed");
     for (id, code) in running {
         assert_eq!(host.wait_final(id, SOON).exit_code, Some(code));
     }
