@@ -88,7 +88,7 @@ fn trouble_of(path: &Path) -> io::Result<Option<String>> {
     // Also answered by the share itself, where a stat may come out of a cache.
     let on = disk::filesystem(path)?;
     let full_of = match (on.free_bytes, on.free_files) {
-        (0, _) => "bytes",
+        (Some(0), _) => "bytes",
         (_, Some(0)) => "files",
         _ => return Ok(None),
     };

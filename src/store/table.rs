@@ -330,11 +330,12 @@ fn in_directory(
     }
 }
 
-/// What the file system says of itself.
+/// What the file system says of itself, as far as it counts.
 fn has_room(directory: &Path) -> bool {
     statvfs(directory).is_ok_and(|found| {
-        let counts_files = found.files() > 0;
-        found.blocks_available() > 0 && (!counts_files || found.files_available() > 0)
+        let is_full = |total, left| total > 0 && left == 0;
+        !is_full(found.blocks(), found.blocks_available())
+            && !is_full(found.files(), found.files_available())
     })
 }
 

@@ -3,13 +3,13 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
-use std::thread::{scope, sleep};
+use std::thread::{scope, sleep, spawn};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::kit::{
-    Daemon, FakeHost, HungShare, Response, SOON, execute, execute_body, unique_id, wait_until,
+    Daemon, FakeHost, HungShare, Response, SOON, call, execute, execute_body, unique_id, wait_until,
 };
 
 /// What a caller of a row that needs the share waits at most, and what the door and a loaded machine
@@ -258,8 +258,16 @@ fn runner_stops_in_time_while_the_share_hangs_and_the_next_goes_on() {
     let (mut daemon, share) = hung_from_the_start(&host);
     let ids = many_tasks(&daemon);
     wait_warning(&daemon, "does not answer");
+    // Readers that wait are told, and hold up nothing.
+    let readers = ["", "?follow=1"].map(|how| {
+        let (address, path) = (daemon.address(), format!("/api/tasks/{}/logs{how}", ids[0]));
+        spawn(move || call(&address, "GET", &path, &[], None))
+    });
+    sleep(AT_ONCE);
     let took = daemon.stop();
     assert!(took < STOP_MAX, "{took:?}");
+    let [parked, _] = readers.map(|reader| reader.join().expect("an end"));
+    assert_eq!(parked.expect("an answer").status, 503);
     daemon.launch();
     daemon.wait_healthy();
     share.heal();
@@ -300,4 +308,39 @@ fn share_that_broke_fails_what_waits_with_its_own_error_and_nothing_else() {
     wait_well(&daemon);
     let id = daemon.submit(&execute_body(&daemon, unique_id(), "exit 4"));
     assert_eq!(host.wait_final(id, SOON).exit_code, Some(4));
+}
+
+// ── the kit's own ────────────────────────────────────────────────────────────────────────────────
+
+#[test]
+fn hung_share_holds_callers_until_it_is_healed_or_broken_and_never_outlives_its_test() {
+    let place = tempfile::tempdir().expect("a directory");
+    fs::write(place.path().join("below"), "").expect("a file");
+    let is_mounted = || {
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
+        mounts.contains(place.path().to_str().expect("a plain path"))
+    };
+    let look = || {
+        let path = place.path().to_owned();
+        spawn(move || fs::metadata(path).map(|found| found.is_dir()))
+    };
+    let share = HungShare::over(place.path());
+    let held = look();
+    sleep(Duration::from_millis(500));
+    assert!(!held.is_finished());
+    share.heal();
+    assert!(held.join().expect("a look").expect("a directory"));
+    assert!(place.path().join("below").exists() && !is_mounted());
+
+    let mut share = HungShare::over(place.path());
+    let held = look();
+    sleep(Duration::from_millis(500));
+    assert!(!held.is_finished() && is_mounted());
+    share.break_down();
+    held.join().expect("a look").expect_err("it is broken");
+    let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+        let _share = share;
+        panic!("a test that fails, as it should");
+    }));
+    assert!(failed.is_err() && !is_mounted());
 }
