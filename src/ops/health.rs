@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::Node;
 use super::network::{self, NetworkFacts};
+use super::{Node, shared_dir};
 use crate::docker::EngineHealth;
 use crate::limits::DENIED_SHOWN;
 use crate::metrics;
@@ -23,6 +23,9 @@ pub fn warnings(node: &Node) -> Vec<String> {
     }
     if let Some(trouble) = node.tasks.trouble() {
         warnings.push(format!("state directory: {trouble}"));
+    }
+    if let Some(trouble) = shared_dir::trouble(node) {
+        warnings.push(format!("SHARED_DIR {}: {trouble}", node.settings.shared_dir.display()));
     }
     let network = network::known(node);
     if network.differs {

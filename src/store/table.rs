@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statvfs::statvfs;
 
 use super::error::StoreError;
 use super::file::{self, TEMPORARY_SUFFIX};
@@ -287,6 +288,16 @@ impl Table {
         })
     }
 
+    /// Looks whether records can be written, if that is in doubt: after a write that failed, or with
+    /// a file system that is full. Otherwise a trouble that is over would be told until the next
+    /// task comes, and one that is coming not before.
+    pub fn look(&self) {
+        if self.trouble().is_some() || !has_room(&self.tasks) {
+            // What is wrong is remembered, and said.
+            let _ = self.note_trouble(in_directory(&self.tasks, || file::try_writing(&self.tasks)));
+        }
+    }
+
     /// Why records can't be written now, if they can't.
     pub fn trouble(&self) -> Option<String> {
         lock(&self.trouble).clone()
@@ -317,6 +328,15 @@ fn in_directory(
         }
         other => other,
     }
+}
+
+/// What the file system says of itself, as far as it counts.
+fn has_room(directory: &Path) -> bool {
+    statvfs(directory).is_ok_and(|found| {
+        let is_full = |total, left| total > 0 && left == 0;
+        !is_full(found.blocks(), found.blocks_available())
+            && !is_full(found.files(), found.files_available())
+    })
 }
 
 fn make_directory(path: &Path) -> Result<(), StoreError> {
