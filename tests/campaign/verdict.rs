@@ -203,8 +203,8 @@ impl Judged<'_, '_> {
             let path = self.world.marks.join(format!("{}.own", self.task.id));
             files.push((path, own.to_owned()));
         }
-        let is_whole =
-            said.is_some_and(|said| self.is_natural(said)) && !self.meets(&self.notes.logs_full);
+        let was_full = self.meets(&self.notes.logs_full);
+        let is_whole = !was_full && said.is_some_and(|said| self.is_natural(said));
         let compare = |(path, wanted): &(std::path::PathBuf, String)| {
             let had = fs::read(path).unwrap_or_default();
             // What did not fit is missing in the middle too: the task writes on.
