@@ -585,6 +585,19 @@ fn create_whose_reply_was_lost_makes_one_container() {
     assert_eq!(runs(&daemon), 1);
 }
 
+#[test]
+fn start_whose_reply_is_lost_after_the_task_has_ended_runs_it_once() {
+    let (host, engine) = (FakeHost::start(), EngineProxy::start());
+    engine.on_nth(1, "POST", "/containers/*/start", Behaviour::HangReply);
+    let daemon = Daemon::builder().host(&host).engine(&engine).start();
+    let id = execute(&daemon, MARKING);
+    engine.wait_held(1, SOON);
+    assert!(wait_until(SOON, || has_ended(&task_container(id))));
+    engine.cut("POST /containers/*/start");
+    assert_eq!(host.wait_final(id, AFTER_AN_OUTAGE).exit_code, Some(3));
+    assert_eq!(runs(&daemon), 1);
+}
+
 /// An image that carries the label by which the Engine's event would tell a false exit code.
 struct Labelled(String);
 
