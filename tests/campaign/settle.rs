@@ -68,7 +68,7 @@ fn what_is_left(world: &World<'_>) -> String {
     if beat.is_none_or(|beat| beat.status != 200 || !beat.running_tasks.is_empty()) {
         left.push("no heartbeat without tasks".to_owned());
     }
-    let containers = locked(&world.daemon).containers();
+    let containers = world.containers();
     if !containers.is_empty() {
         left.push(format!("containers {containers:?}"));
     }

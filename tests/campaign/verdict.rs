@@ -284,7 +284,7 @@ fn is_part(part: &[u8], whole: &[u8]) -> bool {
 
 fn leftovers(world: &World<'_>, breaches: &mut Vec<Breach>) {
     let mut leaked = |what: String| breaches.push(Breach::new(Sort::Leaked, what));
-    let containers = locked(&world.daemon).containers();
+    let containers = world.containers();
     if !containers.is_empty() {
         leaked(format!("containers {containers:?}"));
     }

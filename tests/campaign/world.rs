@@ -249,6 +249,14 @@ impl<'a> World<'a> {
         self.clock.write_all_at(&offset.to_ne_bytes(), 0).expect("the clock's file");
     }
 
+    /// Names of the runner's containers, strangers that carry its label left out.
+    pub fn containers(&self) -> Vec<String> {
+        let mut names = locked(&self.daemon).containers();
+        let foreign = locked(&self.foreign);
+        names.retain(|name| !foreign.iter().any(|foreign| foreign.name == *name));
+        names
+    }
+
     /// The runner's log without what a reader does not look for.
     pub fn log(&self) -> String {
         locked(&self.daemon).log()
