@@ -598,6 +598,18 @@ fn start_whose_reply_is_lost_after_the_task_has_ended_runs_it_once() {
     assert_eq!(runs(&daemon), 1);
 }
 
+#[test]
+fn answers_that_nobody_can_read_are_no_outcome_of_a_task() {
+    let (host, engine) = (FakeHost::start(), EngineProxy::start());
+    engine.on_nth(1, "POST", "/containers/create", Behaviour::Garbage);
+    engine.on_nth(1, "POST", "/containers/*/start", Behaviour::Garbage);
+    engine.on_nth(1, "GET", "/containers/*/json", Behaviour::Garbage);
+    let daemon = Daemon::builder().host(&host).engine(&engine).start();
+    let id = execute(&daemon, MARKING);
+    assert_eq!(host.wait_final(id, AFTER_AN_OUTAGE).exit_code, Some(3));
+    assert_eq!(runs(&daemon), 1);
+}
+
 /// An image that carries the label by which the Engine's event would tell a false exit code.
 struct Labelled(String);
 
