@@ -14,6 +14,8 @@ use crate::world::{Answer, Foreign, Span, TaskNote, World, fill, locked};
 
 /// How long a fault that needs a container waits for one.
 const CONTAINER_PATIENCE: Duration = Duration::from_secs(3);
+/// The Engine's words when it is made to answer 500.
+pub const REFUSAL: &str = "refused by the campaign";
 /// Between two tries of a host that insists.
 const TRY_AGAIN: Duration = Duration::from_millis(400);
 const TRIES_MAX: usize = 12;
@@ -315,7 +317,7 @@ fn arm_engine_call(
         EngineFault::Die => Behaviour::Die,
         EngineFault::Garbage => Behaviour::Garbage,
         EngineFault::Slow => Behaviour::Slow(slow),
-        EngineFault::Refuse => Behaviour::Reply(500, json!({ "message": "refused by the test" })),
+        EngineFault::Refuse => Behaviour::Reply(500, json!({ "message": REFUSAL })),
     };
     let call = format!("{method} {path}");
     let before = world.proxy.calls(&call);

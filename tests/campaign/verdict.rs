@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::drive::REFUSAL;
 use crate::kit::{NETWORK, Report};
 use crate::schedule::Kind;
 use crate::settle::{is_heard_final, needs_final};
@@ -163,8 +164,9 @@ impl Judged<'_, '_> {
         if self.meets(&self.notes.logs_full) {
             return None;
         }
-        if self.notes.engine_refused && said.exit_code == Some(125) {
-            return None;
+        if self.notes.engine_refused && message.contains(REFUSAL) {
+            let is_refused_start = said.exit_code == Some(125) && self.runs() == 0;
+            return (!is_refused_start).then(|| format!("ended by a refusal: {message:?}"));
         }
         Some(format!("reported failed {:?} {message:?}", said.exit_code))
     }

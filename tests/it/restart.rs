@@ -610,6 +610,18 @@ fn answers_that_nobody_can_read_are_no_outcome_of_a_task() {
     assert_eq!(runs(&daemon), 1);
 }
 
+#[test]
+fn task_whose_container_the_engine_refuses_to_show_runs_on() {
+    let (host, engine) = (FakeHost::start(), EngineProxy::start());
+    let daemon = Daemon::builder().host(&host).engine(&engine).start();
+    engine.on_nth(1, "POST", "/containers/*/start", Behaviour::LoseReply);
+    let refusal = json!({ "message": "busy" });
+    engine.on_nth(1, "GET", "/containers/*/json", Behaviour::Reply(500, refusal));
+    let id = execute(&daemon, MARKING);
+    assert_eq!(host.wait_final(id, AFTER_AN_OUTAGE).exit_code, Some(3));
+    assert_eq!(runs(&daemon), 1);
+}
+
 /// An image that carries the label by which the Engine's event would tell a false exit code.
 struct Labelled(String);
 
