@@ -50,7 +50,7 @@ main() {
 }
 
 clean_up() {
-    local status=$? mount
+    local status=$?
     trap - EXIT
     trap '' INT TERM
     set +e
@@ -59,28 +59,10 @@ clean_up() {
         wait "$CAMPAIGN_PID" 2>/dev/null
     fi
     end_engines_below "$SCRATCH_DIR"
-    findmnt -rno TARGET | grep "^$SCRATCH_DIR/" | sort -r | while read -r mount; do
-        umount --lazy "$mount"
-    done
     [ -z "$PREPARED" ] || bash tests/images/build.sh remove
     stop_engine_if_started
-    rm -rf "$SCRATCH_DIR"
+    [ -z "$SCRATCH_DIR" ] || rm -rf "$SCRATCH_DIR"
     exit "$status"
-}
-
-# What a campaign that was cut short has left: its Engines, and what runs below them. All name the
-# scratch directory in their arguments, and containers are children of those that do.
-end_engines_below() {
-    local directory=$1 pid named=() children=()
-    for pid in /proc/[0-9]*; do
-        pid=${pid#/proc/}
-        [ "$pid" -ne $$ ] || continue
-        if tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF -- "$directory/"; then
-            named+=("$pid")
-            mapfile -t -O ${#children[@]} children < <(pgrep -P "$pid")
-        fi
-    done
-    [ ${#named[@]} -eq 0 ] || kill -KILL "${named[@]}" "${children[@]}" 2>/dev/null
 }
 
 main "$@"

@@ -178,8 +178,12 @@ const ENGINE_CALLS: &[(&str, &str)] = &[
     ("GET", "/networks/*"),
     ("GET", "/_ping"),
 ];
+/// Those that a runner makes once, or every few seconds.
+const RARE_CALLS: &[&str] = &["/containers/json", "/networks/*", "/_ping"];
 const HOST_CALLS: &[&str] = &["POST /api/update", "PUT /api/heartbeat", "POST /api/register"];
 const STATE_CALLS: &[&str] = &["openat", "write", "fsync", "rename"];
+const CONTAINER_KINDS: &[Kind] =
+    &[Kind::ContainerKilled, Kind::ContainerRemoved, Kind::ForeignContainer];
 /// Not SIGSTOP: Docker does not tell it, and the task only waits.
 const SIGNALS: &[&str] = &["KILL", "KILL", "TERM", "INT", "USR1"];
 /// An hour, a day, and back to shortly after 1970.
@@ -237,6 +241,9 @@ impl Schedule {
             Kind::HostMarksLost => return self.add_marks_lost(dice),
             _ => {}
         }
+        if CONTAINER_KINDS.contains(&kind) {
+            self.make_one_long(dice);
+        }
         for _ in 0..times(dice, kind) {
             let action = action(dice, kind);
             // What waits for its call is there from the start.
@@ -244,10 +251,21 @@ impl Schedule {
                 Action::EngineCall { .. }
                 | Action::KillAtHostCall { .. }
                 | Action::UserEnds { .. } => 0,
+                // When the long one runs.
+                Action::KillContainer { .. } | Action::RemoveContainer | Action::MakeForeign => {
+                    dice.between(800, 2500)
+                }
                 _ => dice.between(100, span_ms),
             };
             self.actions.push(Timed { at_ms, kind, action });
         }
+    }
+
+    /// For faults that need a container that runs.
+    fn make_one_long(&mut self, dice: &mut Dice) {
+        let shape = Shape::Long { ms: dice.between(2500, 4000) };
+        let task = self.tasks.first_mut().expect("a task");
+        (task.shape, task.at_ms) = (shape, 0);
     }
 
     fn add_kills(&mut self, dice: &mut Dice) {
@@ -261,7 +279,8 @@ impl Schedule {
     fn add_pauses(&mut self, dice: &mut Dice) {
         for task in &mut self.tasks {
             if dice.chance(60) {
-                let at_ms = dice.between(100, 1500);
+                task.shape = Shape::Long { ms: dice.between(1500, 3000) };
+                let at_ms = dice.between(400, 1500);
                 task.verbs.push((at_ms, Verb::Pause));
                 task.verbs.push((at_ms + dice.between(0, 1500), Verb::Resume));
             }
@@ -330,7 +349,8 @@ fn times(dice: &mut Dice, kind: Kind) -> u64 {
 
 fn action(dice: &mut Dice, kind: Kind) -> Action {
     let ms = dice.between(300, 3000);
-    let host = |fault: Fault| Action::HostFails { fault, ms };
+    // Longer than the pause between two heartbeats: one of them meets it.
+    let host = |fault: Fault| Action::HostFails { fault, ms: ms + 800 };
     match kind {
         Kind::RunnerKilled => Action::KillRunner,
         Kind::RunnerTerminated => Action::TerminateRunner,
@@ -385,7 +405,8 @@ fn action(dice: &mut Dice, kind: Kind) -> Action {
 
 fn engine_call(dice: &mut Dice, how: EngineFault, ms: u64) -> Action {
     let (method, path) = *dice.pick(ENGINE_CALLS);
-    Action::EngineCall { method, path, nth: small(dice), how, ms }
+    let nth = if RARE_CALLS.contains(&path) { 1 } else { small(dice) };
+    Action::EngineCall { method, path, nth, how, ms }
 }
 
 fn small(dice: &mut Dice) -> usize {
