@@ -12,6 +12,32 @@ campaign [--seed N] [--runs N] [--minutes M] [--only KIND] [--jobs J] [--first] 
   --first      stop at the first breach
   --show SEED  print the schedule and run nothing";
 
+/// What `cargo test` says to every test program when it looks for tests by name, or how to show them.
+const OF_CARGO_TEST: &[&str] = &[
+    "--list",
+    "--exact",
+    "--ignored",
+    "--include-ignored",
+    "--skip",
+    "--test-threads",
+    "--nocapture",
+    "--no-capture",
+    "--show-output",
+    "--quiet",
+    "-q",
+    "--format",
+    "--color",
+];
+
+/// Whether this is a call of `cargo test NAME` and the like, which does not mean us.
+pub fn are_for_tests_by_name(words: &[String]) -> bool {
+    let is_of_cargo = |word: &String| {
+        let word = word.split('=').next().unwrap_or_default();
+        OF_CARGO_TEST.contains(&word)
+    };
+    words.first().is_some_and(|word| !word.starts_with('-')) || words.iter().any(is_of_cargo)
+}
+
 pub struct Arguments {
     pub seed: u64,
     pub runs: u64,
