@@ -18,6 +18,7 @@ const CONTAINER_PATIENCE: Duration = Duration::from_secs(3);
 pub const REFUSAL: &str = "refused by the campaign";
 /// Between two tries of a host that insists.
 const TRY_AGAIN: Duration = Duration::from_millis(400);
+const PAUSE_PATIENCE: Duration = Duration::from_secs(6);
 const TRIES_MAX: usize = 12;
 /// Design law 10, and what a loaded machine adds.
 const STOP_MAX: Duration = Duration::from_millis(2500);
@@ -120,7 +121,16 @@ fn submit(world: &World<'_>, task: &Task) {
 
 fn control(world: &World<'_>, task: &Task, at_ms: u64, verb: Verb) {
     wait_for(world, at_ms);
-    let status = send_verb(world, task.id, verb);
+    let mut status = send_verb(world, task.id, verb);
+    // A pause before the container runs is refused; its user tries again.
+    let _ = wait_until(PAUSE_PATIENCE, || {
+        let is_early = verb == Verb::Pause && status == Some(409);
+        if is_early {
+            sleep(TRY_AGAIN);
+            status = send_verb(world, task.id, verb);
+        }
+        !is_early
+    });
     let kind = if verb == Verb::Kill { Kind::ApiKill } else { Kind::ApiPause };
     if status == Some(200) && verb != Verb::Resume {
         world.injected(kind);

@@ -48,10 +48,7 @@ fn what_is_left(world: &World<'_>) -> String {
     let mut left: Vec<String> = Vec::new();
     for task in listed.json["tasks"].as_array().map(Vec::as_slice).unwrap_or_default() {
         left.push(format!("live: {}, {}", task["task_id"], task["status"]));
-        let Some(id) = task["task_id"].as_str().and_then(|id| id.parse::<u64>().ok()) else {
-            continue;
-        };
-        if task["status"] == "paused" {
+        if let (true, Some(id)) = (task["status"] == "paused", task["task_id"].as_u64()) {
             super::drive::send_verb(world, id, Verb::Resume);
             // Frozen by a pause that the runner has not seen: the Engine knows.
             let path = format!("/containers/{}/unpause", task_container(id));
