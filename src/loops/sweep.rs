@@ -9,8 +9,8 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::limits::{
-    ENGINE_PROBE_EVERY, ENGINE_PROBE_EVERY_WHEN_AWAY, PANIC_REST, PRUNE_EVERY, RECONCILE_EVERY,
-    STACK_BYTES,
+    ENGINE_PROBE_EVERY, ENGINE_PROBE_EVERY_WHEN_AWAY, OWN_ADDRESSES_EVERY, PANIC_REST, PRUNE_EVERY,
+    RECONCILE_EVERY, STACK_BYTES,
 };
 use crate::machine::addresses;
 use crate::ops::Node;
@@ -30,17 +30,30 @@ pub fn start(node: &Arc<Node>, wanted: Receiver<()>) -> io::Result<JoinHandle<Op
 
 fn run(node: &Arc<Node>, wanted: &Receiver<()>) {
     let mut reconcile_at = Instant::now();
+    let mut addresses_at = Instant::now();
     let mut prune_at = Instant::now();
+    let mut was_away = false;
     while !node.stop.is_raised() {
         if let Err(error) = node.engine.probe() {
             log::debug!("probe: {error}");
         }
         let now = Instant::now();
-        if now >= reconcile_at {
+        let is_away = node.engine.is_away();
+        // Also when another call has noticed its return: what waits for it goes on at once.
+        if std::mem::replace(&mut was_away, is_away) && !is_away {
+            log::info!("the Docker Engine answers again");
+            reconcile_at = now;
+        }
+        // Of one that hangs, every further question costs its whole deadline, and its return would
+        // be noticed that much later.
+        if now >= reconcile_at && !is_away {
             match reconcile(node) {
                 Ok(()) => reconcile_at = now + RECONCILE_EVERY,
                 Err(error) => log::debug!("reconcile: {error}"),
             }
+        }
+        if now >= addresses_at {
+            addresses_at = now + OWN_ADDRESSES_EVERY;
             if let Ok(own) = addresses::own() {
                 node.access.set_own_addresses(own.into_iter().collect());
             }
@@ -53,8 +66,8 @@ fn run(node: &Arc<Node>, wanted: &Receiver<()>) {
                 Err(error) => log::error!("{error}"),
             }
         }
-        let pause =
-            if node.engine.is_away() { ENGINE_PROBE_EVERY_WHEN_AWAY } else { ENGINE_PROBE_EVERY };
+        was_away |= node.engine.is_away();
+        let pause = if was_away { ENGINE_PROBE_EVERY_WHEN_AWAY } else { ENGINE_PROBE_EVERY };
         match wanted.recv_timeout(pause) {
             Ok(()) => reconcile_at = Instant::now(),
             Err(RecvTimeoutError::Timeout) => {}
