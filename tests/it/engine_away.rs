@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -17,6 +17,9 @@ use crate::kit::{
 const AFTER_AN_OUTAGE: Duration = Duration::from_secs(30);
 /// Ends at once when it is asked to, as a program that knows SIGTERM does.
 const OBEYS: &str = "trap 'exit 143' TERM; while :; do sleep 0.1; done";
+
+/// Runs until the file is there.
+const AT_THE_SIGN: &str = "while ! test -e /shared/go; do sleep 0.1; done; exit 6";
 
 fn node_of(host: &FakeHost, engine: &OwnEngine) -> Daemon {
     Daemon::builder().host(host).own_engine(engine).start()
@@ -182,7 +185,7 @@ fn tasks_run_through_the_restart_of_an_engine_with_live_restore() {
     let mut engine = OwnEngine::start_with(&["busybox"], &["--live-restore"]);
     let host = FakeHost::start();
     let daemon = node_of(&host, &engine);
-    let ends_later = running(&daemon, "while ! test -e /shared/go; do sleep 0.1; done; exit 6");
+    let ends_later = running(&daemon, AT_THE_SIGN);
     let ends_meanwhile = running(&daemon, "sleep 2; exit 255");
     let foreign = running(&daemon, "sleep 300");
     engine.stop();
@@ -236,4 +239,163 @@ fn container_whose_start_was_cut_short_and_cannot_be_repeated_is_made_anew() {
     assert_ended_by_itself(&final_of(&host, id), 3);
     assert_eq!(marks(&daemon, id), 1);
     assert_eq!(host.accepted_of(id), ["pending", "running", "failed"]);
+}
+
+// ── hung ─────────────────────────────────────────────────────────────────────────────────────
+
+/// What was seen of the runner while its Engine hung.
+#[derive(Debug, Default)]
+struct Watched {
+    answers: Vec<Duration>,
+    threads: Vec<usize>,
+    fds: Vec<usize>,
+    rss_kb: Vec<u64>,
+}
+
+impl Watched {
+    /// Asks for its health ten times a second, for this long.
+    fn over(daemon: &Daemon, time: Duration) -> Watched {
+        let mut watched = Watched::default();
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            let asked = Instant::now();
+            daemon.get("/health").expect(200);
+            watched.answers.push(asked.elapsed());
+            watched.threads.push(daemon.threads());
+            watched.fds.push(daemon.fds());
+            watched.rss_kb.push(daemon.rss_kb());
+            thread::sleep(Duration::from_millis(100));
+        }
+        watched.answers.sort_unstable();
+        watched
+    }
+
+    fn median(&self) -> Duration {
+        self.answers[self.answers.len() / 2]
+    }
+}
+
+fn longest_gap(host: &FakeHost, since: Instant) -> Duration {
+    let beats: Vec<Instant> =
+        host.beats().iter().map(|beat| beat.at).filter(|at| *at >= since).collect();
+    beats.windows(2).map(|pair| pair[1] - pair[0]).max().expect("beats")
+}
+
+/// Design law 5, whole: what an Engine that hangs for a minute costs, and how soon it is over.
+#[test]
+fn engine_that_hangs_for_a_minute_costs_nothing_but_the_minute() {
+    let engine = OwnEngine::start(&["busybox"]);
+    let host = FakeHost::start();
+    let daemon = node_of(&host, &engine);
+    let ends_meanwhile = running(&daemon, "sleep 3; exit 5");
+    let ends_at_once = running(&daemon, "sleep 1; exit 0");
+    let killed = running(&daemon, "sleep 300");
+    let hung_at = Instant::now();
+    engine.hang();
+    let accepted_at = Instant::now();
+    let queued: Vec<u64> = (0..8).map(|_| execute_marking(&daemon)).collect();
+    daemon.control("kill", killed).expect(200);
+    assert!(accepted_at.elapsed() < Duration::from_secs(2));
+    assert!(wait_until(SOON, || engine_word(&daemon) == "unresponsive"));
+
+    // Whatever hangs with it is there by now: from here on nothing more comes.
+    let first = Watched::over(&daemon, Duration::from_secs(10));
+    let rest = Watched::over(&daemon, Duration::from_secs(60).saturating_sub(hung_at.elapsed()));
+    assert_eq!(engine_word(&daemon), "unresponsive");
+    eprintln!(
+        "health: median {:?}, longest {:?} of {}; threads {:?} then {:?}; fds {:?} then {:?}; \
+         RSS {:?} then {:?} kB; longest gap of heartbeats {:?}",
+        rest.median(),
+        rest.answers.last(),
+        rest.answers.len(),
+        first.threads.iter().max(),
+        rest.threads.iter().max(),
+        first.fds.iter().max(),
+        rest.fds.iter().max(),
+        first.rss_kb.iter().max(),
+        rest.rss_kb.iter().max(),
+        longest_gap(&host, hung_at),
+    );
+    for watched in [&first, &rest] {
+        assert!(watched.median() <= Duration::from_millis(50), "{watched:?}");
+        assert!(watched.answers.last() < Some(&Duration::from_secs(1)), "{watched:?}");
+    }
+    assert!(rest.threads.iter().max() <= first.threads.iter().max(), "{first:?} {rest:?}");
+    assert!(rest.fds.iter().max() <= first.fds.iter().max(), "{first:?} {rest:?}");
+    assert!(rest.rss_kb.iter().max() <= first.rss_kb.iter().max().map(|kb| kb + 512).as_ref());
+    // Every second, on a machine that has other work.
+    assert!(longest_gap(&host, hung_at) < Duration::from_secs(3));
+
+    let back_at = Instant::now();
+    engine.go_on();
+    let mut times = Vec::new();
+    for id in &queued {
+        daemon.wait_status(*id, "running");
+        times.push(back_at.elapsed());
+    }
+    assert_ended_by_itself(&final_of(&host, ends_meanwhile), 5);
+    assert_eq!(final_of(&host, ends_at_once).status, "completed");
+    assert_killed_in_silence(&host, &daemon, &engine, killed);
+    eprintln!("after its return: started {times:?}, told and killed {:?}", back_at.elapsed());
+    assert!(back_at.elapsed() < Duration::from_secs(5));
+    for id in queued {
+        assert_ended_by_itself(&final_of(&host, id), 3);
+        assert_eq!(marks(&daemon, id), 1);
+    }
+    eprintln!("after its return: all over {:?}", back_at.elapsed());
+}
+
+#[test]
+fn what_is_accepted_while_the_engine_hangs_outlives_a_kill_of_the_runner() {
+    let engine = OwnEngine::start(&["busybox"]);
+    let host = FakeHost::start();
+    let mut daemon = node_of(&host, &engine);
+    let ends_meanwhile = running(&daemon, "sleep 1; exit 5");
+    let killed = running(&daemon, "sleep 300");
+    engine.hang();
+    let before: Vec<u64> = (0..3).map(|_| execute_marking(&daemon)).collect();
+    daemon.control("kill", killed).expect(200);
+    daemon.kill9();
+    daemon.restart();
+    let after = execute_marking(&daemon);
+    let never = execute_marking(&daemon);
+    daemon.control("kill", never).expect(200);
+    assert!(wait_until(SOON, || engine_word(&daemon) == "unresponsive"));
+    assert!(host.reports_of(ends_meanwhile).iter().all(|report| !report.is_final()));
+    engine.go_on();
+    assert_ended_by_itself(&final_of(&host, ends_meanwhile), 5);
+    for id in before.into_iter().chain([after]) {
+        assert_ended_by_itself(&final_of(&host, id), 3);
+        assert_eq!(marks(&daemon, id), 1);
+    }
+    assert_killed_in_silence(&host, &daemon, &engine, killed);
+    assert_killed_in_silence(&host, &daemon, &engine, never);
+    assert_eq!(marks(&daemon, never), 0);
+    assert!(wait_until(SOON, || daemon.containers().is_empty()));
+}
+
+#[test]
+fn engine_that_hangs_and_is_then_killed_finishes_what_it_had_begun() {
+    let mut engine = OwnEngine::start(&["busybox"]);
+    let host = FakeHost::start();
+    let daemon = node_of(&host, &engine);
+    let obeys = running(&daemon, OBEYS);
+    let ending: Vec<u64> = (0..4).map(|_| running(&daemon, AT_THE_SIGN)).collect();
+    let starting: Vec<u64> = (0..6).map(|_| execute_marking(&daemon)).collect();
+    fs::write(daemon.shared_dir().join("shared_data/go"), "").expect("a file");
+    // Now containers are made, started and removed at the same time.
+    host.wait_final(ending[0], SOON);
+    engine.hang();
+    thread::sleep(Duration::from_secs(1));
+    engine.kill9();
+    engine.start_again();
+    assert_ended_with_the_engine(&final_of(&host, obeys), Some(143));
+    for id in ending {
+        assert_ended_by_itself(&final_of(&host, id), 6);
+    }
+    for id in starting {
+        assert_ended_by_itself(&final_of(&host, id), 3);
+        assert_eq!(marks(&daemon, id), 1);
+    }
+    assert!(wait_until(SOON, || daemon.containers().is_empty()));
 }
