@@ -2,6 +2,7 @@
 //! old records away. Runs when the event stream asks for it, and by the clock.
 
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -34,14 +35,12 @@ fn run(node: &Arc<Node>, wanted: &Receiver<()>) {
     let mut prune_at = Instant::now();
     let mut was_away = false;
     while !node.stop.is_raised() {
-        if let Err(error) = node.engine.probe() {
-            log::debug!("probe: {error}");
-        }
+        let probed = node.engine.probe().inspect_err(|error| log::debug!("probe: {error}"));
+        let is_away = probed.is_err();
         let now = Instant::now();
-        let is_away = node.engine.is_away();
-        // Also when another call has noticed its return: what waits for it goes on at once.
-        if std::mem::replace(&mut was_away, is_away) && !is_away {
+        if mem::replace(&mut was_away, is_away) && !is_away {
             log::info!("the Docker Engine answers again");
+            // What waits for it goes on at once.
             reconcile_at = now;
         }
         // Of one that hangs, every further question costs its whole deadline, and its return would
@@ -66,8 +65,11 @@ fn run(node: &Arc<Node>, wanted: &Receiver<()>) {
                 Err(error) => log::error!("{error}"),
             }
         }
-        was_away |= node.engine.is_away();
-        let pause = if was_away { ENGINE_PROBE_EVERY_WHEN_AWAY } else { ENGINE_PROBE_EVERY };
+        let pause = if is_away || node.engine.is_away() {
+            ENGINE_PROBE_EVERY_WHEN_AWAY
+        } else {
+            ENGINE_PROBE_EVERY
+        };
         match wanted.recv_timeout(pause) {
             Ok(()) => reconcile_at = Instant::now(),
             Err(RecvTimeoutError::Timeout) => {}

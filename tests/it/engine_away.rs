@@ -281,19 +281,33 @@ fn longest_gap(host: &FakeHost, since: Instant) -> Duration {
     beats.windows(2).map(|pair| pair[1] - pair[0]).max().expect("beats")
 }
 
+fn execute_eight(daemon: &Daemon) -> Vec<u64> {
+    (0..8).map(|_| execute_marking(daemon)).collect()
+}
+
+#[track_caller]
+fn until_all_started(daemon: &Daemon, ids: &[u64]) -> Duration {
+    let since = Instant::now();
+    let has_started = |id: &u64| daemon.task(*id)["phases"]["started"].is_string();
+    assert!(wait_until(AFTER_AN_OUTAGE, || ids.iter().all(has_started)));
+    since.elapsed()
+}
+
 /// Design law 5, whole: what an Engine that hangs for a minute costs, and how soon it is over.
 #[test]
 fn engine_that_hangs_for_a_minute_costs_nothing_but_the_minute() {
     let engine = OwnEngine::start(&["busybox"]);
     let host = FakeHost::start();
     let daemon = node_of(&host, &engine);
+    // What the Engine itself takes for as many, on this machine under this load.
+    let well = until_all_started(&daemon, &execute_eight(&daemon));
+    let killed = running(&daemon, "sleep 300");
     let ends_meanwhile = running(&daemon, "sleep 3; exit 5");
     let ends_at_once = running(&daemon, "sleep 1; exit 0");
-    let killed = running(&daemon, "sleep 300");
     let hung_at = Instant::now();
     engine.hang();
     let accepted_at = Instant::now();
-    let queued: Vec<u64> = (0..8).map(|_| execute_marking(&daemon)).collect();
+    let queued = execute_eight(&daemon);
     daemon.control("kill", killed).expect(200);
     assert!(accepted_at.elapsed() < Duration::from_secs(2));
     assert!(wait_until(SOON, || engine_word(&daemon) == "unresponsive"));
@@ -328,21 +342,17 @@ fn engine_that_hangs_for_a_minute_costs_nothing_but_the_minute() {
 
     let back_at = Instant::now();
     engine.go_on();
-    let mut times = Vec::new();
-    for id in &queued {
-        daemon.wait_status(*id, "running");
-        times.push(back_at.elapsed());
-    }
+    let started = until_all_started(&daemon, &queued);
     assert_ended_by_itself(&final_of(&host, ends_meanwhile), 5);
     assert_eq!(final_of(&host, ends_at_once).status, "completed");
     assert_killed_in_silence(&host, &daemon, &engine, killed);
-    eprintln!("after its return: started {times:?}, told and killed {:?}", back_at.elapsed());
-    assert!(back_at.elapsed() < Duration::from_secs(5));
+    let over = back_at.elapsed();
+    eprintln!("eight started in {well:?}; after its return in {started:?}, all told by {over:?}");
+    assert!(over < Duration::from_secs(5).max(2 * well + Duration::from_secs(2)));
     for id in queued {
         assert_ended_by_itself(&final_of(&host, id), 3);
         assert_eq!(marks(&daemon, id), 1);
     }
-    eprintln!("after its return: all over {:?}", back_at.elapsed());
 }
 
 #[test]
