@@ -165,9 +165,13 @@ pub const ENGINE_TIMEOUT_STEP: Duration = Duration::from_millis(50);
 pub const ENGINE_ARCHIVE_EXTENSIONS_MAX: usize = 8;
 pub const ENGINE_ARCHIVE_EXTENSION_BYTES_MAX: u64 = 1024 * 1024;
 
-/// First and longest pause before a lost event stream is opened again.
+/// First and longest pause before a lost event stream is opened again. A connect costs nothing, and
+/// what ends meanwhile waits for it.
 pub const ENGINE_EVENTS_PAUSE_MIN: Duration = Duration::from_millis(100);
-pub const ENGINE_EVENTS_PAUSE_MAX: Duration = Duration::from_secs(5);
+pub const ENGINE_EVENTS_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Events that the Engine keeps in its memory (its own constant, seen with 20.10).
+pub const ENGINE_EVENTS_REMEMBERED: usize = 256;
 
 // ── lanes ────────────────────────────────────────────────────────────────────────────────────
 
@@ -320,6 +324,8 @@ pub const ENGINE_PROBE_EVERY_WHEN_AWAY: Duration = Duration::from_secs(1);
 
 /// Records are compared with the Engine's containers, and old ones thrown away, this often.
 pub const RECONCILE_EVERY: Duration = Duration::from_secs(60);
+/// Our own addresses, which may always call, are looked up this often: interfaces come and go.
+pub const OWN_ADDRESSES_EVERY: Duration = Duration::from_secs(60);
 pub const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
 /// A runner that is told to stop waits this long for its threads before it leaves (design law 10).

@@ -12,6 +12,8 @@ mod cli;
 mod door;
 /// The Engine room against the machine's own Engine.
 mod engine;
+/// The Engine hangs, is stopped, killed, wiped under its tasks, and comes back.
+mod engine_away;
 /// The Engine room against Engines that hang, die and talk nonsense.
 mod engine_faults;
 /// A command task from its dispatch to its end: outcomes, reports, script, container, images.

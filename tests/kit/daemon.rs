@@ -408,6 +408,13 @@ impl Daemon {
         kb_after(&lossy(&self.proc("smaps_rollup")), "Pss:")
     }
 
+    /// Memory of its own. A share of the program's text, as in the PSS, depends on how many other
+    /// runners live now.
+    #[track_caller]
+    pub fn anonymous_kb(&self) -> u64 {
+        kb_after(&lossy(&self.proc("status")), "RssAnon:")
+    }
+
     #[track_caller]
     fn proc(&self, file: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/{file}", self.pid()))

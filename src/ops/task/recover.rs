@@ -127,7 +127,10 @@ fn nudge(node: &Arc<Node>, record: &TaskRecord) {
     match (record.phase, record.wanted) {
         (Phase::Ended, _) | (_, Wanted::Killed | Wanted::Withdrawn) => node.lanes.raise(id),
         (Phase::Accepted | Phase::Creating | Phase::Starting, Wanted::Run) => {
-            if !node.lanes.holds(id) {
+            if node.lanes.holds(id) {
+                // It may pause until the Engine is back, which it is.
+                node.lanes.raise(id);
+            } else {
                 post_start(node, record);
             }
         }
