@@ -117,6 +117,11 @@ impl<J> Line<J> {
         jobs.urgent.is_empty() && jobs.ordinary.is_empty()
     }
 
+    /// Whether it takes no more jobs.
+    pub fn is_closed(&self) -> bool {
+        self.jobs().closed
+    }
+
     /// Takes no more jobs. Those that wait are still done.
     pub fn close(&self) {
         self.jobs().closed = true;

@@ -239,6 +239,15 @@ impl Lobby {
         seats.places.len() == seats.free.len()
     }
 
+    /// Whether nobody here has begun a request that is not answered whole.
+    pub fn is_quiet(&self) -> bool {
+        self.seats().taken().all(|(_, seat)| match &seat.stage {
+            Stage::Head => seat.conn.read.is_empty(),
+            Stage::Parked(_) | Stage::Lingering { .. } => true,
+            Stage::Body(_) | Stage::Answering { .. } => false,
+        })
+    }
+
     /// Sends an answer without ever blocking: what the kernel does not take now is sent as the peer
     /// reads. The connection comes back if it may bring another request at once.
     pub fn answer(&self, conn: Box<Conn>, bytes: Vec<u8>, after: After) -> Option<Box<Conn>> {

@@ -26,13 +26,13 @@ pub(super) fn work<C>(desk: &Arc<Desk>, routes: &'static [Route<C>], context: &A
     loop {
         let job = match desk.line.take() {
             Some(job) => Some(job),
-            None if desk.is_stopping() => break,
+            None if desk.line.is_closed() => break,
             None => {
                 if is_one_too_many(desk, attended) {
                     desk.line.bench();
                     desk.attending.fetch_add(1, Ordering::SeqCst);
                 }
-                let rested = desk.lobby.rest(|| !desk.line.is_empty() || desk.is_stopping());
+                let rested = desk.lobby.rest(|| !desk.line.is_empty() || desk.line.is_closed());
                 attended = rested.attended;
                 if rested.was_last {
                     desk.ask_for_help();
@@ -86,6 +86,7 @@ fn run<C>(
     routes: &'static [Route<C>],
     context: &Arc<C>,
 ) -> Option<Box<Conn>> {
+    let _busy = Busy::with(desk);
     let Job { mut conn, request } = job;
     let (row, manner) = (request.row, request.manner());
     let taken = body::take(&mut conn, &request.head, row.body_bytes_max, &desk.patience);
@@ -115,6 +116,22 @@ fn run<C>(
             let reply = Refusal::Panicked.reply();
             send(conn, &reply, Manner { after: After::Close, ..manner }, desk)
         }
+    }
+}
+
+/// A worker at work.
+struct Busy<'d>(&'d Desk);
+
+impl<'d> Busy<'d> {
+    fn with(desk: &'d Desk) -> Busy<'d> {
+        desk.busy.fetch_add(1, Ordering::SeqCst);
+        Busy(desk)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
