@@ -93,7 +93,7 @@ pub const HTTP_STREAMS_MAX: usize = 64;
 /// `SHUTDOWN_SETTLE` is still there then, and meanwhile callers are refused.
 pub const HTTP_DRAIN: Duration = Duration::from_millis(300);
 /// Of it, for whoever had connected in the last moment: a request follows its connection at once.
-pub const HTTP_LAST_HEARING: Duration = Duration::from_millis(50);
+pub const HTTP_LAST_HEARING: Duration = Duration::from_millis(100);
 /// Streams end at once; one that is held up by shared storage is left behind after this.
 pub const HTTP_STREAMS_LEAVE: Duration = Duration::from_millis(100);
 /// Meanwhile the door looks this often whether all is done.
