@@ -314,4 +314,59 @@ mod test {
         let second = Listener::tcp(first.local_addr().unwrap());
         assert!(matches!(second, Err(ServeError::Address { .. })));
     }
+
+    fn take(socket: impl Into<OwnedFd>, port: u16) -> Result<Listener, PassedFault> {
+        Listener::take(socket.into(), port, None)
+    }
+
+    #[test]
+    fn passed_listener_is_taken_on_its_port_only() {
+        let listener = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+        let fits = listener();
+        let wanted = port(&fits);
+        assert!(take(fits, wanted).unwrap().outlives_us());
+        let other = listener();
+        let listens = port(&other);
+        assert_eq!(take(other, 1).unwrap_err(), PassedFault::Port { listens, wanted: 1 });
+    }
+
+    #[test]
+    fn passed_socket_that_does_not_listen_is_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connected = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert_eq!(take(connected, 0).unwrap_err(), PassedFault::NotListening);
+        let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert_eq!(take(datagrams, 0).unwrap_err(), PassedFault::NotListening);
+        let file = fs::File::open("/dev/null").unwrap();
+        assert_eq!(take(file, 0).unwrap_err(), PassedFault::NotListening);
+    }
+
+    #[test]
+    fn passed_socket_without_a_file_is_refused_since_no_mode_guards_it() {
+        use std::os::linux::net::SocketAddrExt;
+        let name = format!("river-listen-{}", std::process::id());
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap();
+        let listener = UnixListener::bind_addr(&address).unwrap();
+        assert_eq!(take(listener, 0).unwrap_err(), PassedFault::Family);
+    }
+
+    #[test]
+    fn passed_socket_file_stays_when_its_listener_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let taken = Listener::take(listener.into(), 0, Some(&path)).unwrap();
+        drop(taken);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn port_that_becomes_free_meanwhile_is_had() {
+        let mut first = Some(TcpListener::bind("127.0.0.1:0").unwrap());
+        let address = first.as_ref().unwrap().local_addr().unwrap();
+        let again = |_: &ServeError| first.take().is_some();
+        let sockets = Sockets::open_or_take(address, None, Vec::new(), again).unwrap();
+        assert_eq!(sockets.local_addr(), address);
+    }
 }
