@@ -93,9 +93,8 @@ pub(super) struct Desk {
     /// Ordinary workers that are not on the bench, and how many of them are enough.
     pub attending: AtomicUsize,
     pub attending_enough: usize,
-    /// Workers alive, those of them at work, and streams open.
+    /// Workers alive and streams open.
     pub workers: AtomicUsize,
-    pub busy: AtomicUsize,
     pub streams: AtomicUsize,
     /// How often the door has come round, for whoever asks whether it still does.
     pub door_turns: AtomicU64,
@@ -268,7 +267,22 @@ impl Desk {
     /// Whether no request is on its way through here: half read, at work, or half answered. Parked
     /// ones don't count, they wait for others.
     pub fn is_quiet(&self) -> bool {
-        self.busy.load(Ordering::SeqCst) == 0 && self.line.is_empty() && self.lobby.is_quiet()
+        self.at_rest_while(|| self.line.is_empty() && self.lobby.is_quiet())
+    }
+
+    /// Whether nobody is here but workers without work, and stays so if nobody is let in.
+    pub fn is_empty(&self) -> bool {
+        self.at_rest_while(|| self.line.is_empty() && self.lobby.is_empty())
+    }
+
+    /// Whether all workers rest while `is_so`. It is asked before and after: a worker that is awake
+    /// may have a connection in its hands, which it seats before it rests.
+    fn at_rest_while(&self, is_so: impl Fn() -> bool) -> bool {
+        let at_rest = || {
+            let workers = self.workers.load(Ordering::SeqCst);
+            self.lobby.resting() + self.line.resting() == workers
+        };
+        is_so() && at_rest() && is_so()
     }
 
     /// Whether the runner is on its way out.

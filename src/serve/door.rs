@@ -217,21 +217,14 @@ impl Door {
         self.accept_the_last();
         self.listeners.clear();
         let _ = self.epoll.delete(&self.desk.stop_bell);
-        let mut dismissed = false;
         loop {
             let now = Instant::now();
             self.tell_the_parked();
             self.close_the_idle(now < hear_until);
-            let everybody_left = self.desk.lobby.is_empty() && self.desk.line.is_empty();
-            let workers_left = self.desk.workers.load(Ordering::Relaxed) == 0;
-            if now >= end || (everybody_left && workers_left) {
+            if now >= end || self.desk.is_empty() {
                 break;
             }
-            if everybody_left && !dismissed {
-                self.desk.dismiss();
-                dismissed = true;
-            }
-            // Workers are leaving: nobody else looks after those who are being answered.
+            // All workers may be stuck.
             self.desk.door_helps.store(true, Ordering::SeqCst);
             self.turn(events, Some(HTTP_DRAIN_TURN));
         }

@@ -34,6 +34,8 @@ struct Jobs<J> {
     /// Workers on the bench, and calls that none of them has heard yet.
     benched: usize,
     calls: usize,
+    /// Workers that wait here for either.
+    resting: usize,
     closed: bool,
 }
 
@@ -45,6 +47,7 @@ impl<J> Line<J> {
             urgent: VecDeque::new(),
             benched: 0,
             calls: 0,
+            resting: 0,
             closed: false,
         };
         Line { jobs: Mutex::new(jobs), urgent: Condvar::new(), call: Condvar::new() }
@@ -85,7 +88,9 @@ impl<J> Line<J> {
             if jobs.closed {
                 return None;
             }
+            jobs.resting += 1;
             jobs = unpoisoned(self.urgent.wait(jobs));
+            jobs.resting -= 1;
         }
     }
 
@@ -94,7 +99,9 @@ impl<J> Line<J> {
         let mut jobs = self.jobs();
         jobs.benched += 1;
         while jobs.calls == 0 && !jobs.closed {
+            jobs.resting += 1;
             jobs = unpoisoned(self.call.wait(jobs));
+            jobs.resting -= 1;
         }
         jobs.calls = jobs.calls.saturating_sub(1);
     }
@@ -109,6 +116,11 @@ impl<J> Line<J> {
             self.call.notify_one();
         }
         somebody
+    }
+
+    /// How many workers wait here.
+    pub fn resting(&self) -> usize {
+        self.jobs().resting
     }
 
     /// Whether no job waits.

@@ -188,6 +188,11 @@ impl Lobby {
         self.resting.load(SeqCst) > 0
     }
 
+    /// How many workers wait for events.
+    pub fn resting(&self) -> usize {
+        self.resting.load(SeqCst)
+    }
+
     /// A count that grows when a worker takes an event.
     pub fn attended(&self) -> u64 {
         self.attended.load(SeqCst)

@@ -141,7 +141,6 @@ impl Server {
             attending: AtomicUsize::new(workers - limits::HTTP_WORKERS_RESERVED),
             attending_enough: thread::available_parallelism().map_or(1, NonZero::get).max(2),
             workers: AtomicUsize::new(workers),
-            busy: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             door_turns: AtomicU64::new(0),
         });

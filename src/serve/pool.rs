@@ -86,7 +86,6 @@ fn run<C>(
     routes: &'static [Route<C>],
     context: &Arc<C>,
 ) -> Option<Box<Conn>> {
-    let _busy = Busy::with(desk);
     let Job { mut conn, request } = job;
     let (row, manner) = (request.row, request.manner());
     let taken = body::take(&mut conn, &request.head, row.body_bytes_max, &desk.patience);
@@ -116,22 +115,6 @@ fn run<C>(
             let reply = Refusal::Panicked.reply();
             send(conn, &reply, Manner { after: After::Close, ..manner }, desk)
         }
-    }
-}
-
-/// A worker at work.
-struct Busy<'d>(&'d Desk);
-
-impl<'d> Busy<'d> {
-    fn with(desk: &'d Desk) -> Busy<'d> {
-        desk.busy.fetch_add(1, Ordering::SeqCst);
-        Busy(desk)
-    }
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.busy.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
