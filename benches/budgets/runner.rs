@@ -90,6 +90,13 @@ impl Runner {
         self.child = Some(command.spawn().expect("the runner's binary"));
     }
 
+    /// Tells it to stop, and returns when it has ended.
+    pub fn end(&mut self) {
+        let mut child = self.child.take().expect("a runner that was started");
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).expect("our child");
+        assert!(child.wait().is_ok_and(|status| status.success()));
+    }
+
     /// A new connection. Tried again as fast as can be while the runner is not listening yet.
     pub fn connect(&self) -> Http<TcpStream> {
         const RETRY: Duration = Duration::from_micros(100);

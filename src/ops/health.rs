@@ -38,6 +38,7 @@ pub fn warnings(node: &Node) -> Vec<String> {
         (metrics::REPORTS_SET_ASIDE.get(), "status reports were refused as malformed by the host"),
         (metrics::RECORDS_BROKEN.get(), "task records could not be read and were set aside"),
         (metrics::THREAD_PANICS.get(), "threads ended by a panic"),
+        (metrics::LOG_LINES_LOST.get(), "lines were not taken by the log file; is its disk full?"),
     ];
     for (count, what) in counted.into_iter().filter(|(count, _)| *count > 0) {
         warnings.push(format!("{count} {what}"));
