@@ -241,6 +241,37 @@ fn container_whose_start_was_cut_short_and_cannot_be_repeated_is_made_anew() {
     assert_eq!(host.accepted_of(id), ["pending", "running", "failed"]);
 }
 
+/// An Engine that ends just as it starts a container can forget that it did (seen with 20.10 on
+/// SIGTERM, about one start in twenty that was under way).
+#[test]
+fn task_that_ran_though_the_engine_forgot_its_start_is_failed_and_does_not_run_again() {
+    let (host, engine) = (FakeHost::start(), EngineProxy::start());
+    let daemon = Daemon::builder().host(&host).engine(&engine).start();
+    let id = unique_id();
+    let forgotten = json!({
+        "Id": task_container(id), "Name": format!("/{}", task_container(id)), "Image": "sha256:1",
+        "State": {
+            "Status": "created", "Running": false, "Paused": false, "OOMKilled": false, "Pid": 0,
+            "ExitCode": 0, "StartedAt": "0001-01-01T00:00:00Z",
+            "FinishedAt": "0001-01-01T00:00:00Z",
+        },
+        "Config": { "Labels": {
+            "kohakuriver.managed": "true", "kohakuriver.node": daemon.node_id(),
+        } },
+        "NetworkSettings": {},
+    });
+    engine.on_nth(1, "POST", "/containers/*/start", Behaviour::LoseReply);
+    engine.on("GET", "/containers/*/json", Behaviour::Reply(200, forgotten));
+    let command = format!("echo ran >>/shared/{id}; sleep 300");
+    daemon.submit(&execute_body(&daemon, id, &command));
+    let last = final_of(&host, id);
+    assert_eq!((last.status.as_str(), last.exit_code), ("failed", None));
+    let message = last.message.unwrap_or_default();
+    assert!(message.contains("Docker Engine was stopped"), "{message}");
+    assert_eq!((marks(&daemon, id), engine.calls("POST /containers/*/start")), (1, 1));
+    assert!(wait_until(SOON, || daemon.containers().is_empty()));
+}
+
 // ── hung ─────────────────────────────────────────────────────────────────────────────────────
 
 /// What was seen of the runner while its Engine hung.

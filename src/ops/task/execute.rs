@@ -134,10 +134,11 @@ fn image_answered(node: &Arc<Node>, id: TaskId, result: ImageResult) -> Next {
             if let (Ok(()), Some(first_writes)) = (&prepared, &node.first_writes) {
                 first_writes.watch(id, &[&files.stdout, &files.stderr]);
             }
+            let made = logs::touched_at(&files);
             Next::Then(
                 Place::Worker,
                 Box::new(move || match prepared {
-                    Ok(()) => create(&node, id, owner),
+                    Ok(()) => create(&node, id, owner, made),
                     Err(fault) => refuse(&node, id, failed(fault.to_string())),
                 }),
             )
@@ -145,10 +146,11 @@ fn image_answered(node: &Arc<Node>, id: TaskId, result: ImageResult) -> Next {
     )
 }
 
-fn create(node: &Arc<Node>, id: TaskId, owner: Owner) -> Next {
+fn create(node: &Arc<Node>, id: TaskId, owner: Owner, output_made: Option<Stamp>) -> Next {
     let marked = node.tasks.update(id, |record| {
         if record.phase == Phase::Accepted && record.wanted == Wanted::Run {
             record.phase = Phase::Creating;
+            record.output_made = output_made;
             record.container = ContainerTrace::Possible;
         }
         record.clone()
@@ -354,10 +356,7 @@ fn take_over(node: &Arc<Node>, id: TaskId, container: &Container) -> Next {
     }
     // One that ended before its start was noted has an end all the same, and is not to run again.
     match container.started_at.or(container.finished_at).map(Stamp::from) {
-        None => {
-            let owner = Owner::of_image(&container.user, user_shift(node));
-            own_and_start(node, id, container.id.clone(), owner)
-        }
+        None => start_unless_it_ran(node, id, container),
         Some(at) if container.running => started(node, id, at),
         Some(at) => {
             lock(&node.exits).entry(id).or_insert(Exit::Found);
@@ -368,6 +367,33 @@ fn take_over(node: &Arc<Node>, id: TaskId, container: &Container) -> Next {
         }
     }
 }
+
+/// The Engine knows of no start. One that ended while it started the container has forgotten it (seen
+/// with 20.10 on SIGTERM), and it must not run twice: the task's own output file is the witness.
+fn start_unless_it_ran(node: &Arc<Node>, id: TaskId, container: &Container) -> Next {
+    let Some(record) = node.tasks.get(id) else { return Next::Done };
+    let owner = Owner::of_image(&container.user, user_shift(node));
+    let (node, container) = (Arc::clone(node), container.id.clone());
+    let Some(made) = record.output_made.filter(|_| record.phase == Phase::Starting) else {
+        return own_and_start(&node, id, container, owner);
+    };
+    Next::Then(
+        Place::Files,
+        Box::new(move || {
+            let ran = logs::touched_at(&record.spec.logs).is_some_and(|touched| touched != made);
+            Next::Then(
+                Place::Worker,
+                Box::new(move || match ran {
+                    false => own_and_start(&node, id, container, owner),
+                    true => refuse(&node, id, failed(LOST_RUN.to_owned())),
+                }),
+            )
+        }),
+    )
+}
+
+const LOST_RUN: &str = "the Docker Engine was stopped or restarted just as it started the task: it \
+                        ran, and how it ended was lost";
 
 /// The create of an earlier run never happened: go back to where the image is known.
 fn create_again(node: &Arc<Node>, id: TaskId) -> Next {

@@ -201,6 +201,7 @@ fn rebuilt(
         idempotency_key: None,
         tunnel_secret: String::new(),
         end_is_told: false,
+        output_made: None,
         container: ContainerTrace::Known(container.id.clone()),
         outcome: None,
         reports: if has_host { vec![Report::Running] } else { Vec::new() },
