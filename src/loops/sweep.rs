@@ -9,8 +9,8 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::limits::{
-    ENGINE_PROBE_EVERY, ENGINE_PROBE_EVERY_WHEN_AWAY, PANIC_REST, PRUNE_EVERY, RECONCILE_EVERY,
-    STACK_BYTES,
+    ENGINE_PROBE_EVERY, ENGINE_PROBE_EVERY_WHEN_AWAY, PANIC_REST, PRUNE_EVERY, RECONCILE_AGAIN,
+    RECONCILE_EVERY, STACK_BYTES,
 };
 use crate::machine::addresses;
 use crate::ops::Node;
@@ -30,6 +30,7 @@ pub fn start(node: &Arc<Node>, wanted: Receiver<()>) -> io::Result<JoinHandle<Op
 
 fn run(node: &Arc<Node>, wanted: &Receiver<()>) {
     let mut reconcile_at = Instant::now();
+    let mut was_asked = true;
     let mut prune_at = Instant::now();
     while !node.stop.is_raised() {
         if let Err(error) = node.engine.probe() {
@@ -38,7 +39,10 @@ fn run(node: &Arc<Node>, wanted: &Receiver<()>) {
         let now = Instant::now();
         if now >= reconcile_at {
             match reconcile(node) {
-                Ok(()) => reconcile_at = now + RECONCILE_EVERY,
+                Ok(()) => {
+                    let again = if was_asked { RECONCILE_AGAIN } else { RECONCILE_EVERY };
+                    (reconcile_at, was_asked) = (now + again, false);
+                }
                 Err(error) => log::debug!("reconcile: {error}"),
             }
             if let Ok(own) = addresses::own() {
@@ -56,7 +60,7 @@ fn run(node: &Arc<Node>, wanted: &Receiver<()>) {
         let pause =
             if node.engine.is_away() { ENGINE_PROBE_EVERY_WHEN_AWAY } else { ENGINE_PROBE_EVERY };
         match wanted.recv_timeout(pause) {
-            Ok(()) => reconcile_at = Instant::now(),
+            Ok(()) => (reconcile_at, was_asked) = (Instant::now(), true),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
