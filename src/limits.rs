@@ -331,6 +331,9 @@ pub const ENGINE_PROBE_EVERY_WHEN_AWAY: Duration = Duration::from_secs(1);
 pub const RECONCILE_EVERY: Duration = Duration::from_secs(60);
 /// Our own addresses, which may always call, are looked up this often: interfaces come and go.
 pub const OWN_ADDRESSES_EVERY: Duration = Duration::from_secs(60);
+/// Once more so long after the event stream stands anew: the Engine tells an end before it cleans up,
+/// and lists the container as running until it has. An end in that gap is neither told nor listed.
+pub const RECONCILE_AGAIN: Duration = Duration::from_secs(4);
 pub const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
 /// A runner that is told to stop waits this long for its threads before it leaves (design law 10).

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::limits::{
     ENGINE_PROBE_EVERY, ENGINE_PROBE_EVERY_WHEN_AWAY, OWN_ADDRESSES_EVERY, PANIC_REST, PRUNE_EVERY,
-    RECONCILE_EVERY, STACK_BYTES,
+    RECONCILE_AGAIN, RECONCILE_EVERY, STACK_BYTES,
 };
 use crate::machine::addresses;
 use crate::ops::task::recover::reconcile;
@@ -31,6 +31,7 @@ pub fn start(node: &Arc<Node>, wanted: Receiver<()>) -> io::Result<JoinHandle<Op
 
 fn run(node: &Arc<Node>, wanted: &Receiver<()>) {
     let mut reconcile_at = Instant::now();
+    let mut was_asked = true;
     let mut addresses_at = Instant::now();
     let mut prune_at = Instant::now();
     let mut was_away = false;
@@ -49,7 +50,10 @@ fn run(node: &Arc<Node>, wanted: &Receiver<()>) {
         // be noticed that much later.
         if now >= reconcile_at && !is_away {
             match reconcile(node) {
-                Ok(()) => reconcile_at = now + RECONCILE_EVERY,
+                Ok(()) => {
+                    let again = if was_asked { RECONCILE_AGAIN } else { RECONCILE_EVERY };
+                    (reconcile_at, was_asked) = (now + again, false);
+                }
                 Err(error) => log::debug!("reconcile: {error}"),
             }
         }
@@ -73,7 +77,7 @@ fn run(node: &Arc<Node>, wanted: &Receiver<()>) {
             ENGINE_PROBE_EVERY
         };
         match wanted.recv_timeout(pause) {
-            Ok(()) => reconcile_at = Instant::now(),
+            Ok(()) => (reconcile_at, was_asked) = (Instant::now(), true),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }

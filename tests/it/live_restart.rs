@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::kit::{Address, Daemon, FakeHost, SOON, call, execute, execute_body, unique_id, with};
+use crate::kit::{
+    Address, Daemon, FakeHost, SOON, call, execute, execute_body, unique_id, wait_until, with,
+};
 
 const AFTER_AN_OUTAGE: Duration = Duration::from_secs(40);
 const RESTARTS: usize = 5;
@@ -19,6 +21,8 @@ const CALLERS: usize = 3;
 /// Between two restarts, and between two tries of a caller.
 const A_WHILE: Duration = Duration::from_millis(300);
 const AGAIN: Duration = Duration::from_millis(1);
+/// Between two tasks of a caller: enough are under way at each restart, and the host hears of all.
+const NEXT: Duration = Duration::from_millis(10);
 
 /// What callers met.
 #[derive(Default)]
@@ -66,6 +70,7 @@ fn hand_in(address: &Address, template: &Value, over: &AtomicBool, seen: &Seen) 
             thread::sleep(AGAIN);
         }
         seen.accepted.lock().unwrap().push(id);
+        thread::sleep(NEXT);
     }
 }
 
@@ -89,6 +94,12 @@ fn restart_under_load(host: &FakeHost, daemon: &mut Daemon, end: fn(&mut Daemon)
         thread::sleep(A_WHILE);
         over.store(true, Ordering::SeqCst);
     });
+    let mut health = Value::Null;
+    let all_told = wait_until(AFTER_AN_OUTAGE, || {
+        health = daemon.get("/health").expect(200).json;
+        health["tasks"]["live"] == 0
+    });
+    assert!(all_told, "{health:#}");
     assert_eq!(host.wait_final(running[0], AFTER_AN_OUTAGE).exit_code, Some(5));
     assert_eq!(host.wait_final(running[1], AFTER_AN_OUTAGE).exit_code, Some(6));
     let accepted = seen.accepted.lock().unwrap().clone();
@@ -144,7 +155,7 @@ fn successor_that_is_started_early_waits_for_its_predecessor() {
     host.wait_status(id, "running", SOON);
     let mut second = first.twin();
     second.launch();
-    assert!(crate::kit::wait_until(SOON, || second.log().contains("waiting")));
+    assert!(wait_until(SOON, || second.log().contains("waiting")));
     first.stop();
     second.wait_healthy();
     assert_eq!(host.wait_final(id, AFTER_AN_OUTAGE).exit_code, Some(5));

@@ -87,6 +87,24 @@ fn task_that_ended_while_no_runner_was_there_ends_with_its_true_code() {
     assert!(wait_until(SOON, || daemon.containers().is_empty()));
 }
 
+/// The Engine tells an end before it cleans up, and lists the container as running until it has.
+#[test]
+fn end_that_is_neither_told_nor_listed_yet_when_the_runner_starts_is_found_soon() {
+    let (host, engine) = (FakeHost::start(), EngineProxy::start());
+    let mut daemon = Daemon::builder().host(&host).engine(&engine).start();
+    let id = running(&host, &daemon, "sleep 2; exit 5");
+    let filter = format!("%7B%22name%22%3A%5B%22{}%22%5D%7D", task_container(id));
+    let stale = crate::kit::api("GET", &format!("/containers/json?filters={filter}"), None);
+    assert_eq!(stale.json[0]["State"], "running");
+    daemon.kill9();
+    assert!(wait_until(SOON, || has_ended(&task_container(id))));
+    // The look at the start, and the one when the event stream stands.
+    engine.on_nth(1, "GET", "/containers/json", Behaviour::Reply(200, stale.json.clone()));
+    engine.on_nth(2, "GET", "/containers/json", Behaviour::Reply(200, stale.json));
+    daemon.restart();
+    assert_eq!(host.wait_final(id, SOON).exit_code, Some(5));
+}
+
 #[test]
 fn final_that_the_host_did_not_hear_survives_a_kill_of_the_runner() {
     let host = FakeHost::start();

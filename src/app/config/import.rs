@@ -237,6 +237,14 @@ def config_gen():
     }
 
     #[test]
+    fn log_file_that_the_reference_never_read_is_taken_at_its_word() {
+        let imported = import("RUNNER_LOG_FILE = '/var/log/r.log'", "runner_config.py");
+        assert_eq!(entry(&imported, "runner_log_file"), Some("/var/log/r.log".into()));
+        let imported = import("", "runner_config.py");
+        assert_eq!(entry(&imported, "runner_log_file"), Some("".into()));
+    }
+
+    #[test]
     fn empty_file_is_the_reference_with_all_its_defaults() {
         let imported = import("", "runner_config.py");
         assert_eq!(imported.unread, []);
