@@ -137,6 +137,7 @@ fn start_all(settings: Settings, stop: &Stop) -> Result<Running, StartError> {
         first_writes,
         exits: Default::default(),
         access: Arc::clone(&access),
+        kept: Default::default(),
         reconcile_wanted: reconcile_wanted.clone(),
         stop: stop.clone(),
         started: Instant::now(),

@@ -16,9 +16,7 @@ pub const TEMPORARY_SUFFIX: &str = ".new";
 /// # Errors
 /// The file system refused a step; the old content, if any, still stands.
 pub fn write_durably(path: &Path, content: &[u8]) -> Result<(), StoreError> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(TEMPORARY_SUFFIX);
-    let temporary = PathBuf::from(temporary);
+    let temporary = temporary(path);
     let written = write_and_sync(&temporary, content)
         .and_then(|()| fs::rename(&temporary, path))
         .and_then(|()| sync_directory(path.parent().unwrap_or(Path::new("/"))));
@@ -29,6 +27,13 @@ pub fn write_durably(path: &Path, content: &[u8]) -> Result<(), StoreError> {
     })
 }
 
+/// Where a file is written before it has its name.
+pub fn temporary(path: &Path) -> PathBuf {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(TEMPORARY_SUFFIX);
+    PathBuf::from(temporary)
+}
+
 /// Makes the names in `directory` durable.
 ///
 /// # Errors
@@ -37,7 +42,11 @@ pub fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-fn write_and_sync(path: &Path, content: &[u8]) -> io::Result<()> {
+/// Writes `content` and has it on disk; its name may get lost.
+///
+/// # Errors
+/// The file system refused a step; half a file may be there.
+pub fn write_and_sync(path: &Path, content: &[u8]) -> io::Result<()> {
     // Records hold environments: nobody but us reads them.
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;

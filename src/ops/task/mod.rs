@@ -6,6 +6,7 @@ pub mod container;
 pub mod execute;
 pub mod finish;
 pub mod freeze;
+pub mod kept;
 pub mod kill;
 pub mod logs;
 pub mod outcome;
