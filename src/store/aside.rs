@@ -73,9 +73,17 @@ impl Aside {
         lock(&self.listing).changed = None;
     }
 
-    /// Whether a file that could not be moved is still in a record's place.
-    pub fn is_stuck(&self, path: &Path) -> bool {
-        lock(&self.stuck).contains(path) && fs::symlink_metadata(path).is_ok()
+    /// Whether what could not be moved is still in a record's way. A file is not: a record that is
+    /// written there matters more than it.
+    pub fn blocks(&self, path: &Path) -> bool {
+        let mut stuck = lock(&self.stuck);
+        let is_in_the_way =
+            || fs::symlink_metadata(path).is_ok_and(|found| !found.file_type().is_file());
+        let blocks = stuck.contains(path) && is_in_the_way();
+        if !blocks {
+            stuck.remove(path);
+        }
+        blocks
     }
 
     /// What lies there now. Looks at the directory only if it has changed since the last time.

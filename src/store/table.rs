@@ -532,7 +532,7 @@ impl Table {
     /// it must not be found at the next start: its caller was told that nothing was accepted.
     fn write_first(&self, record: &TaskRecord) -> Result<(), StoreError> {
         let path = self.live_file(record.spec.id);
-        if self.aside.is_stuck(&path) {
+        if self.aside.blocks(&path) {
             return Err(StoreError::Blocked { path });
         }
         self.write(record).inspect_err(|_| {

@@ -6,6 +6,8 @@
 
 /// Bad input: each fault is told in its place, and leaves nothing behind.
 mod bad_input;
+/// Bounds: bursts of accepts, and a day's reports that the host has missed.
+mod bounds;
 /// The command line as a user types it, against a fake runner.
 mod cli;
 /// The HTTP door by itself: framing, hostile bytes, caps, who may call.
@@ -40,3 +42,5 @@ mod placement;
 mod restart;
 /// Rows of our own: health, metrics, tasks, logs, events; and what every answer has in common.
 mod rows;
+/// Attacks on the state directory: what is no record, and what becomes of its task.
+mod state;

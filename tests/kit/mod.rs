@@ -28,7 +28,7 @@ pub use docker::{
 };
 pub use engine::{Behaviour, Call, EngineProxy};
 pub use host::{Beat, FakeHost, Fault, REFUSED, Registration, Report, UPDATED, Verdict};
-pub use http::{Address, Response, call, exchange};
+pub use http::{Address, Response, call, exchange, read_response};
 pub use own_engine::OwnEngine;
 pub use task::{task_container, with};
 
