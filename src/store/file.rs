@@ -17,7 +17,8 @@ pub const TEMPORARY_SUFFIX: &str = ".new";
 /// The file system refused a step; the old content, if any, still stands.
 pub fn write_durably(path: &Path, content: &[u8]) -> Result<(), StoreError> {
     let temporary = temporary(path);
-    let written = write_and_sync(&temporary, content)
+    let written = write(&temporary, content)
+        .and_then(|file| file.sync_all())
         .and_then(|()| fs::rename(&temporary, path))
         .and_then(|()| sync_directory(path.parent().unwrap_or(Path::new("/"))));
     written.map_err(|source| {
@@ -42,14 +43,14 @@ pub fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// Writes `content` and has it on disk; its name may get lost.
+/// Writes `content`; after a power failure it may be lost or torn.
 ///
 /// # Errors
-/// The file system refused a step; half a file may be there.
-pub fn write_and_sync(path: &Path, content: &[u8]) -> io::Result<()> {
+/// The file system refused; half a file may be there.
+pub fn write(path: &Path, content: &[u8]) -> io::Result<File> {
     // Records hold environments: nobody but us reads them.
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(content)?;
-    file.sync_all()
+    Ok(file)
 }
