@@ -7,7 +7,7 @@ use std::fs;
 use std::time::{Duration, SystemTime};
 
 use super::{Counts, StoreError, Table};
-use crate::limits::ENDED_RECORD_AGE_MAX;
+use crate::limits::{ENDED_RECORD_AGE_MAX, ENDED_RECORDS_MAX, ENDED_RECORDS_SLACK};
 use crate::model::ids::TaskId;
 use crate::model::phase::Phase;
 use crate::model::placement::Placement;
@@ -316,6 +316,29 @@ fn file_that_can_t_be_set_aside_is_left_and_told() {
     fs::remove_dir(state.path().join("tasks/8.json")).unwrap();
     assert!(table.set_aside().stuck.is_empty());
     table.insert(record(8)).unwrap();
+}
+
+#[test]
+fn records_that_are_over_are_thrown_away_before_the_hour_when_they_are_too_many() {
+    let state = tempfile::tempdir().unwrap();
+    drop(with_an_untold_task(state.path()));
+    let content = fs::read_to_string(state.path().join("untold/7.json")).unwrap();
+    let ids = 8..=8 + ENDED_RECORDS_SLACK as u64;
+    for number in ids.clone() {
+        let file = state.path().join(format!("untold/{number}.json"));
+        fs::write(file, content.replace("\"id\":7", &format!("\"id\":{number}"))).unwrap();
+    }
+    // What is in them does not matter here.
+    for number in 0..ENDED_RECORDS_MAX as u64 {
+        fs::write(state.path().join(format!("ended/{}.json", 1_000_000 + number)), "").unwrap();
+    }
+    let table = Table::open(state.path()).unwrap();
+    assert_eq!(table.prune().unwrap(), 0);
+    assert!(!table.is_crowded());
+    ids.for_each(|number| table.put_away(id(number), Stamp::now()).unwrap());
+    assert!(table.is_crowded());
+    assert_eq!(table.prune().unwrap(), ENDED_RECORDS_SLACK + 1);
+    assert!(!table.is_crowded());
 }
 
 // ── tasks that only wait for the host ────────────────────────────────────────────────────────

@@ -119,11 +119,11 @@ fn beyond_the_bound_on_live_tasks_an_accept_is_503_with_a_time_to_come_again() {
 
 // ── a day without a host ─────────────────────────────────────────────────────────────────────
 
-/// A debug build and a fake in the same process tell some 2,000 a second; `benches/budgets backlog`
-/// takes 100,000.
-const BACKLOG: u64 = 20_000;
+/// A debug build and a fake tell a few hundred a second on a busy machine; 100,000 are the matter of
+/// `cargo bench --bench budgets -- backlog`.
+const BACKLOG: u64 = 6_000;
 /// Of all their reports, ids in memory and in the heartbeat: far below a record each.
-const BACKLOG_MEMORY_KB_MAX: u64 = 16 * 1024;
+const BACKLOG_MEMORY_KB_MAX: u64 = 6 * 1024;
 const HEALTH_MEDIAN_MAX: Duration = Duration::from_millis(50);
 /// Beats are a second apart in these tests, on a machine that is busy with the drain.
 const BEAT_GAP_MAX: Duration = Duration::from_secs(4);
