@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
+use super::directory::make;
 use super::record_file::Flawed;
 use crate::limits::{ASIDE_LOGGED_MAX, ASIDE_NAMES_MAX, ASIDE_SAME_NAME_MAX};
 use crate::metrics;
@@ -54,6 +55,8 @@ impl Aside {
         metrics::RECORDS_BROKEN.up();
         let count = metrics::RECORDS_BROKEN.get();
         let level = if count > ASIDE_LOGGED_MAX { log::Level::Debug } else { log::Level::Error };
+        // Somebody may have cleared it by removing it. Refused, so is the move.
+        let _ = make(&self.directory);
         let moved = self.free_name(path, flawed).and_then(|aside| fs::rename(path, aside));
         match moved {
             Ok(()) => log::log!(level, "{} is no record: {flawed}; set aside", path.display()),
@@ -119,7 +122,6 @@ impl Aside {
 
     /// Nothing that lies there is overwritten.
     fn free_name(&self, path: &Path, flawed: &Flawed) -> std::io::Result<PathBuf> {
-        fs::create_dir_all(&self.directory)?;
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let seconds = since.unwrap_or(Duration::ZERO).as_secs();
         let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -251,3 +251,24 @@ fn broken_record_of_a_task_without_a_container_leaves_its_id_free() {
     daemon.wait_over(id);
     assert!(!crate::kit::container_exists(&task_container(id)));
 }
+
+#[test]
+fn move_that_the_disk_refuses_is_logged_once_while_other_writes_work() {
+    let daemon = Daemon::start();
+    let ended = daemon.state_dir().join("ended");
+    fs::remove_dir(&ended).unwrap();
+    // A file in a directory's place refuses also root.
+    fs::write(&ended, "").unwrap();
+    let refused = execute(&daemon, "true");
+    daemon.wait_status(refused, "completed");
+    let other = execute(&daemon, "sleep 3");
+    daemon.wait_status(other, "running");
+    // It is tried again each second.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(daemon.log().matches("ERROR | store").count(), 1, "{}", daemon.log());
+    assert!(health(&daemon)["warnings"].to_string().contains("state directory"));
+    fs::remove_file(&ended).unwrap();
+    let both = || fs::read_dir(&ended).is_ok_and(|names| names.count() == 2);
+    assert!(wait_until(SOON, both));
+    assert_eq!(health(&daemon)["warnings"], json!([]));
+}
