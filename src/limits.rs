@@ -71,8 +71,7 @@ pub const HTTP_BODY_DEADLINE: Duration = Duration::from_secs(120);
 pub const HTTP_WRITE_STALL: Duration = Duration::from_secs(10);
 /// A whole answer, stalls or not.
 pub const HTTP_WRITE_DEADLINE: Duration = Duration::from_secs(120);
-/// A parked call of an ordinary row, then 503: pause and resume, where the host gives up after 10 s,
-/// and what waits for shared storage (design law 5).
+/// A parked call of an ordinary row, then 503: pause and resume, where the host gives up after 10 s.
 pub const HTTP_PARKED_DEADLINE: Duration = Duration::from_secs(15);
 /// A parked call of a slow row: VPS creation pulls images, and the host waits without limit.
 pub const HTTP_PARKED_SLOW_DEADLINE: Duration = Duration::from_secs(60 * 60);
@@ -292,6 +291,11 @@ pub const FILES_THREADS_MAX: usize = 8;
 
 /// How long a caller waits for shared storage.
 pub const SHARED_STORAGE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// SHARED_DIR is looked at this often for `/health`. A share on the network answers in milliseconds;
+/// one that takes longer than this is said to hang.
+pub const SHARED_DIR_LOOK_EVERY: Duration = Duration::from_secs(5);
+pub const SHARED_DIR_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// An execute body: command, arguments and environment. The kernel's own limit on those is 2 MiB.
 pub const EXECUTE_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -28,16 +28,22 @@ impl From<OpError> for Fault {
 
 impl From<Fault> for Reply {
     fn from(fault: Fault) -> Reply {
-        match fault {
+        if let Fault::Op(error) = &fault
+            && status(error) >= 500
+        {
+            log::warn!("answered {}: {error}", status(error));
+        }
+        fault.in_reserve()
+    }
+}
+
+impl Fault {
+    /// The answer, and no line in the log: for one that may never be sent.
+    pub fn in_reserve(self) -> Reply {
+        match self {
             // The list shape of contract 1.0.
             Fault::Invalid(Invalid(faults)) => Reply::json(422, &json!({ "detail": faults })),
-            Fault::Op(error) => {
-                let status = status(&error);
-                if status >= 500 {
-                    log::warn!("answered {status}: {error}");
-                }
-                Reply::detail(status, &error.to_string())
-            }
+            Fault::Op(error) => Reply::detail(status(&error), &error.to_string()),
         }
     }
 }
@@ -47,6 +53,8 @@ fn status(error: &OpError) -> u16 {
         OpError::NotKnown(_) => 404,
         OpError::InUse(_) | OpError::Denied { .. } => 409,
         OpError::Busy { .. } | OpError::TimedOut { .. } | OpError::Stopping => 503,
+        // Passes as soon as somebody makes room; nothing was done, so it may be tried elsewhere.
+        OpError::Store(error) if error.is_for_want_of_room() => 503,
         OpError::LocalTempMissing(_)
         | OpError::Docker(_)
         | OpError::Image(_)

@@ -11,11 +11,13 @@ use super::fault::{Fault, task_id_in_path};
 use super::query;
 use super::spec::task_spec;
 use super::task_view::task_view;
-use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, LOG_FOLLOW_PAUSE, TASKS_LISTED_MAX};
+use crate::limits::{
+    IDEMPOTENCY_KEY_BYTES_MAX, LOG_FOLLOW_PAUSE, SHARED_STORAGE_DEADLINE, TASKS_LISTED_MAX,
+};
 use crate::model::ids::TaskId;
 use crate::model::phase::Phase;
 use crate::model::task::LogFiles;
-use crate::ops::files_thread::{on_files_thread, post_to_files_thread};
+use crate::ops::files_thread::{hand_to_files_thread, on_files_thread, shared_storage_hangs};
 use crate::ops::task::freeze::Done;
 use crate::ops::task::logs::Chunk;
 use crate::ops::{Node, OpError, network, task as ops};
@@ -115,8 +117,12 @@ pub fn logs(node: &Arc<Node>, call: Call) -> Answer {
         Ok(asked) if asked.follow => follow(node, asked),
         Ok(asked) => {
             // Parked: workers that wait for a share that hangs would be missed by other rows.
-            let (answer, responder) = call.park();
-            post_to_files_thread(node, move || responder.respond(piece(&asked)));
+            let late = Fault::from(shared_storage_hangs());
+            let (answer, responder) = call.park_for(SHARED_STORAGE_DEADLINE, late.in_reserve());
+            let done = |piece: Result<Reply, OpError>| {
+                responder.respond(piece.unwrap_or_else(|error| Fault::from(error).into()));
+            };
+            hand_to_files_thread(node, move || piece(&asked), done);
             answer
         }
         Err(fault) => Reply::from(fault).into(),
@@ -174,8 +180,9 @@ fn log_request(node: &Arc<Node>, call: &Call) -> Result<LogRequest, Fault> {
 }
 
 fn follow(node: &Arc<Node>, asked: LogRequest) -> Answer {
+    let (looking, first) = (Arc::clone(node), asked.clone());
     let node = Arc::clone(node);
-    Answer::Stream(Stream::new(BYTES, move |out: &mut StreamOut| {
+    let stream = Stream::new(BYTES, move |out: &mut StreamOut| {
         let mut offset = asked.offset;
         loop {
             // Looked at before reading: what was written before the end is read after it.
@@ -197,7 +204,12 @@ fn follow(node: &Arc<Node>, asked: LogRequest) -> Answer {
                 return;
             }
         }
-    }))
+    });
+    // Output that can't be read is told while there is a status to tell it with.
+    let readable = move || -> Result<(), Fault> {
+        on_files_thread(&looking, move || first.read_at(first.offset))?.map(drop)
+    };
+    Answer::Stream(stream.unless(move || readable().map_err(Reply::from)))
 }
 
 fn control_id(call: &Call) -> Result<TaskId, Fault> {

@@ -18,7 +18,7 @@ use crate::api::ROUTES;
 use crate::docker::Engine;
 use crate::host::Host;
 use crate::host::outbox::Outbox;
-use crate::lanes::{Group, Lanes, LanesSetup, Next, Pool};
+use crate::lanes::{Group, Lanes, LanesSetup, Next};
 use crate::limits::{
     ARENAS_MAX, FILES_THREADS_MAX, HTTP_WORKERS, JOIN_LOOK_AGAIN, OWN_MAPPING_BYTES_MIN,
     PATIENT_THREADS_MAX, SHUTDOWN_GRACE, URGENT_WORKERS, WORKERS_PER_NODE,
@@ -133,6 +133,7 @@ fn start_all(settings: Settings, stop: &Stop) -> Result<Running, StartError> {
         outbox: Arc::new(Outbox::default()),
         images: Default::default(),
         network: Default::default(),
+        shared_dir: Default::default(),
         events: Default::default(),
         first_writes,
         exits: Default::default(),
@@ -145,7 +146,7 @@ fn start_all(settings: Settings, stop: &Stop) -> Result<Running, StartError> {
         settings,
     });
     let _ = home.set(Arc::downgrade(&node));
-    prepare_shared_dir(&node);
+    let share = loops::shared_dir::start(&node)?;
 
     // Listen first: the host dispatches as soon as we are registered.
     let server = Server::start(server_setup(&node), ROUTES, Arc::clone(&node), stop.clone())?;
@@ -153,7 +154,7 @@ fn start_all(settings: Settings, stop: &Stop) -> Result<Running, StartError> {
     recover::resume_all(&node);
 
     let mut threads =
-        vec![loops::engine_events::start(&node)?, loops::sweep::start(&node, wanted)?];
+        vec![share, loops::engine_events::start(&node)?, loops::sweep::start(&node, wanted)?];
     stop.on_raise(move || {
         let _ = reconcile_wanted.try_send(());
     });
@@ -234,25 +235,6 @@ fn server_setup(node: &Node) -> Setup {
         workers: HTTP_WORKERS,
         access: Arc::clone(&node.access),
         patience: Patience::default(),
-    }
-}
-
-/// A standalone node makes its own share; a cluster's is mounted, or it is missing, and then it must
-/// not be made. On a files thread: a share may hang.
-fn prepare_shared_dir(node: &Arc<Node>) {
-    let owner = Arc::clone(node);
-    let prepare = Box::new(move || {
-        let shared = &owner.settings.shared_dir;
-        if owner.host.is_none()
-            && let Err(error) = std::fs::create_dir_all(shared)
-        {
-            log::error!("SHARED_DIR {}: {error}", shared.display());
-        } else if !shared.is_dir() {
-            log::error!("SHARED_DIR {} is no directory; tasks will fail", shared.display());
-        }
-    });
-    if node.lanes.submit(Pool::Files, prepare).is_err() {
-        log::error!("SHARED_DIR could not be looked at");
     }
 }
 

@@ -3,4 +3,5 @@
 
 pub mod engine_events;
 pub mod heartbeat;
+pub mod shared_dir;
 pub mod sweep;

@@ -13,8 +13,8 @@ use crate::limits::{
     STACK_BYTES,
 };
 use crate::machine::addresses;
-use crate::ops::Node;
 use crate::ops::task::recover::reconcile;
+use crate::ops::{Node, shared_dir};
 use crate::threads;
 
 /// Starts the `sweep` thread; `wanted` says that a reconciliation can't wait for the clock.
@@ -35,6 +35,8 @@ fn run(node: &Arc<Node>, wanted: &Receiver<()>) {
         if let Err(error) = node.engine.probe() {
             log::debug!("probe: {error}");
         }
+        node.tasks.look();
+        shared_dir::tell_a_hang(node);
         let now = Instant::now();
         if now >= reconcile_at {
             match reconcile(node) {

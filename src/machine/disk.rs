@@ -22,8 +22,11 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Filesystem {
     pub kind: Kind,
-    /// What an ordinary user may still write.
-    pub free_bytes: u64,
+    /// What an ordinary user may still write; `None` where the file system does not tell, as those of
+    /// FUSE need not.
+    pub free_bytes: Option<u64>,
+    /// Files that may still be made; `None` where the file system does not count them.
+    pub free_files: Option<u64>,
 }
 
 /// The filesystem of `path`, which must exist.
@@ -36,7 +39,9 @@ pub fn filesystem(path: &Path) -> io::Result<Filesystem> {
     let magic = found.filesystem_type().0 as u32;
     let block_bytes = u64::try_from(found.block_size()).unwrap_or(0);
     let free_bytes = found.blocks_available().saturating_mul(block_bytes);
-    Ok(Filesystem { kind: kind(magic), free_bytes })
+    let free_bytes = (found.blocks() > 0).then_some(free_bytes);
+    let free_files = (found.files() > 0).then_some(found.files_free());
+    Ok(Filesystem { kind: kind(magic), free_bytes, free_files })
 }
 
 /// By the magic numbers of `statfs(2)` and the kernel's `magic.h`.
@@ -82,7 +87,7 @@ mod test {
     #[test]
     fn directory_of_this_machine_has_free_bytes() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(filesystem(dir.path()).unwrap().free_bytes > 0);
+        assert!(filesystem(dir.path()).unwrap().free_bytes > Some(0));
     }
 
     #[test]

@@ -1,18 +1,46 @@
 //! Work on shared storage for callers that belong to no lane: it runs on a `files-N` thread, so that
 //! a directory that hangs holds none of ours (design law 5).
 
+use std::sync::{Arc, Mutex};
+
 use crossbeam_channel::{RecvTimeoutError, bounded};
 
 use super::{Node, OpError};
 use crate::lanes::Pool;
 use crate::limits::{POOL_WAITING_MAX, SHARED_STORAGE_DEADLINE};
+use crate::threads::lock;
 
-/// Has `work` done on a files thread and waits for nothing. When all of them are stuck and their queue
-/// is full, `work` is dropped, and whoever it was to answer is told that nothing came.
-pub fn post_to_files_thread(node: &Node, work: impl FnOnce() + Send + 'static) {
-    if node.lanes.submit(Pool::Files, Box::new(work)).is_err() {
-        log::warn!("shared storage: {POOL_WAITING_MAX} operations wait already");
+/// Has `work` done on a files thread and `done` told its result there, waiting for nothing. When all
+/// of them are stuck and their queue is full, `done` is told so at once. A storage that hangs tells
+/// nothing: a caller that has a deadline keeps it itself.
+pub fn hand_to_files_thread<T>(
+    node: &Node,
+    work: impl FnOnce() -> T + Send + 'static,
+    done: impl FnOnce(Result<T, OpError>) + Send + 'static,
+) {
+    // Work that is refused is dropped; whoever is to be told must outlive it.
+    let done = Arc::new(Mutex::new(Some(done)));
+    let told = Arc::clone(&done);
+    let job = Box::new(move || {
+        let result = work();
+        if let Some(done) = lock(&told).take() {
+            done(Ok(result));
+        }
+    });
+    if node.lanes.submit(Pool::Files, job).is_err()
+        && let Some(done) = lock(&done).take()
+    {
+        done(Err(busy()));
     }
+}
+
+/// That shared storage has not answered in [`SHARED_STORAGE_DEADLINE`].
+pub fn shared_storage_hangs() -> OpError {
+    OpError::TimedOut { what: "shared storage", after: SHARED_STORAGE_DEADLINE }
+}
+
+fn busy() -> OpError {
+    OpError::Busy { what: "operations on shared storage", max: POOL_WAITING_MAX }
 }
 
 /// Runs `work` on a files thread and waits for its result: for threads that serve one caller only.
@@ -29,14 +57,9 @@ pub fn on_files_thread<T: Send + 'static>(
         // Nobody waits any more when the deadline has passed.
         let _ = done.send(work());
     });
-    node.lanes.submit(Pool::Files, job).map_err(|_| OpError::Busy {
-        what: "operations on shared storage",
-        max: POOL_WAITING_MAX,
-    })?;
+    node.lanes.submit(Pool::Files, job).map_err(|_| busy())?;
     result.recv_timeout(SHARED_STORAGE_DEADLINE).map_err(|error| match error {
-        RecvTimeoutError::Timeout => {
-            OpError::TimedOut { what: "shared storage", after: SHARED_STORAGE_DEADLINE }
-        }
+        RecvTimeoutError::Timeout => shared_storage_hangs(),
         RecvTimeoutError::Disconnected => OpError::Stopping,
     })
 }

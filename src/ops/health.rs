@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::Node;
 use super::network::{self, NetworkFacts};
+use super::{Node, shared_dir};
 use crate::docker::EngineHealth;
 use crate::limits::{ASIDE_NAMES_MAX, DENIED_SHOWN};
 use crate::metrics;
@@ -26,6 +26,9 @@ pub fn warnings(node: &Node) -> Vec<String> {
         warnings.push(format!("state directory: {trouble}"));
     }
     warnings.extend(set_aside(&node.tasks.set_aside()));
+    if let Some(trouble) = shared_dir::trouble(node) {
+        warnings.push(format!("SHARED_DIR {}: {trouble}", node.settings.shared_dir.display()));
+    }
     let network = network::known(node);
     if network.differs {
         warnings.push(format!(

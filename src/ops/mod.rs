@@ -9,6 +9,7 @@ pub mod images;
 pub mod network;
 pub mod node;
 pub mod reports;
+pub mod shared_dir;
 pub mod task;
 
 pub use error::OpError;

@@ -9,6 +9,7 @@ use crossbeam_channel::Sender;
 use super::events::EventLog;
 use super::images::Images;
 use super::network::NetworkState;
+use super::shared_dir::SharedDir;
 use super::task::kept::Kept;
 use crate::docker::{Engine, EngineInfo};
 use crate::host::Host;
@@ -37,6 +38,7 @@ pub struct Node {
     pub engine_facts: Mutex<Option<EngineInfo>>,
     pub images: Images,
     pub network: NetworkState,
+    pub shared_dir: SharedDir,
     pub events: EventLog,
     /// Sees a task's first byte of output; `None` where the kernel had no inotify instance left.
     pub first_writes: Option<FirstWrites>,

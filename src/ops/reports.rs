@@ -99,7 +99,7 @@ fn settled(node: &Arc<Node>, id: TaskId, report: &Report, verdict: Verdict) {
 /// merely marked it `lost`: it runs on, and its final is accepted.
 fn withdraw_if_the_user_ended_it(node: &Arc<Node>, id: TaskId) {
     let Some(host) = &node.host else { return };
-    let changed = node.tasks.update(id, |record| {
+    let withdraw = |record: &mut TaskRecord| {
         if record.phase == Phase::Ended || record.wanted != Wanted::Run {
             return false;
         }
@@ -112,6 +112,12 @@ fn withdraw_if_the_user_ended_it(node: &Arc<Node>, id: TaskId) {
             record.end(withdrawn(), None, Stamp::now(), true);
         }
         true
+    };
+    let changed = node.tasks.update(id, withdraw).or_else(|error| {
+        log::error!("task {id}: {error}");
+        // In memory then: its end will be written with it, and after a crash before that the report
+        // is on disk still, to be refused again.
+        node.tasks.note(id, withdraw).ok_or(error)
     });
     match changed {
         Ok(true) => {
@@ -119,6 +125,7 @@ fn withdraw_if_the_user_ended_it(node: &Arc<Node>, id: TaskId) {
             node.lanes.raise(id);
         }
         Ok(false) => log::info!("task {id}: the host refused a report; it runs on"),
-        Err(error) => log::error!("task {id}: {error}"),
+        // It is over.
+        Err(_) => {}
     }
 }

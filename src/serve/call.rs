@@ -1,10 +1,12 @@
 //! A request as its handler sees it. Owned, so that it can travel to whoever does the work.
 
+use std::time::Duration;
+
 use super::body::Body;
 use super::conn::Peer;
 use super::desk::Request;
 use super::park::{self, Responder};
-use super::reply::Answer;
+use super::reply::{Answer, Reply};
 use super::route::Method;
 
 /// One request, whole: head, parameters, body.
@@ -64,7 +66,14 @@ impl Call {
     /// Lets the caller wait without a thread: the first half is what the handler returns, the
     /// second answers from any thread, before or after that.
     pub fn park(self) -> (Answer, Responder) {
-        let (parked, responder) = park::pair();
+        let (parked, responder) = park::pair(None);
+        (Answer::Parked(parked), responder)
+    }
+
+    /// The same for a wait that is known to end: after `patience` the caller gets `late`, which can
+    /// say what it was that did not answer.
+    pub fn park_for(self, patience: Duration, late: Reply) -> (Answer, Responder) {
+        let (parked, responder) = park::pair(Some((patience, late)));
         (Answer::Parked(parked), responder)
     }
 }

@@ -174,7 +174,7 @@ impl Desk {
                 self.collect(conn, request, Some(deadline))
             }
             // Only the peer's end shows here; whoever works on the order needs no caller.
-            Stage::Parked(_) => None,
+            Stage::Parked { .. } => None,
             Stage::Answering { bytes, sent, after } => {
                 let conn = self.lobby.send_rest(conn, bytes, sent, after)?;
                 self.advance(conn, None)

@@ -200,9 +200,7 @@ impl Door {
                 Stage::Head | Stage::Body(_) => {
                     self.desk.refuse(conn, &Refusal::Late, Manner::CONFUSED);
                 }
-                Stage::Parked(manner) => {
-                    self.desk.answer_parked(conn, &Refusal::TimedOut.reply(), manner);
-                }
+                Stage::Parked { manner, late } => self.desk.answer_parked(conn, &late, manner),
                 Stage::Answering { .. } | Stage::Lingering { .. } => {}
             }
         }
@@ -225,7 +223,7 @@ impl Door {
             self.turn(events, Some(HTTP_DRAIN_TURN));
         }
         for Seat { conn, stage, .. } in self.desk.lobby.take_all(|_| true) {
-            if let Stage::Parked(manner) = stage {
+            if let Stage::Parked { manner, .. } = stage {
                 self.desk.answer_parked(conn, &Refusal::Stopping.reply(), manner);
             }
         }

@@ -13,7 +13,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::Patience;
 use super::conn::Conn;
 use super::desk::Request;
-use super::reply::{After, Manner};
+use super::reply::{After, Manner, Reply};
 use crate::limits::{HTTP_LINGER_BYTES_MAX, HTTP_UNFINISHED_BYTES_MAX};
 use crate::metrics;
 use crate::threads::lock;
@@ -25,8 +25,8 @@ pub(super) enum Stage {
     Head,
     /// The rest of a small body.
     Body(Box<Request>),
-    /// An answer that somebody else is working on.
-    Parked(Manner),
+    /// An answer that somebody else is working on; `late` is said at the deadline.
+    Parked { manner: Manner, late: Box<Reply> },
     /// Room to send the rest of an answer.
     Answering { bytes: Vec<u8>, sent: usize, after: After },
     /// The peer's end, after the answer to a request that was not read whole.
@@ -38,7 +38,7 @@ impl Stage {
         let wanted = match self {
             Stage::Head | Stage::Body(_) | Stage::Lingering { .. } => EpollFlags::EPOLLIN,
             // A parked caller's next request waits in its socket; only its end is looked for.
-            Stage::Parked(_) => EpollFlags::EPOLLRDHUP,
+            Stage::Parked { .. } => EpollFlags::EPOLLRDHUP,
             Stage::Answering { .. } => EpollFlags::EPOLLOUT,
         };
         wanted | EpollFlags::EPOLLONESHOT
@@ -58,7 +58,7 @@ impl Seat {
     fn unfinished_bytes(&self) -> usize {
         match self.stage {
             Stage::Head | Stage::Body(_) => self.conn.read.capacity(),
-            Stage::Parked(_) | Stage::Answering { .. } | Stage::Lingering { .. } => 0,
+            Stage::Parked { .. } | Stage::Answering { .. } | Stage::Lingering { .. } => 0,
         }
     }
 }
@@ -290,7 +290,7 @@ impl Lobby {
 impl Seats {
     fn insert(&mut self, seat: Seat) -> Token {
         self.unfinished_bytes += seat.unfinished_bytes();
-        if let Stage::Parked(_) = seat.stage {
+        if let Stage::Parked { .. } = seat.stage {
             metrics::HTTP_PARKED.up();
         }
         let place = self.free.pop().unwrap_or_else(|| {
@@ -311,7 +311,7 @@ impl Seats {
         place.turn = place.turn.wrapping_add(1);
         self.free.push(token.place);
         self.unfinished_bytes -= seat.unfinished_bytes();
-        if let Stage::Parked(_) = seat.stage {
+        if let Stage::Parked { .. } = seat.stage {
             metrics::HTTP_PARKED.down();
         }
         Some(seat)

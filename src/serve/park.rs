@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::conn::Conn;
 use super::desk::Desk;
@@ -17,6 +17,8 @@ use crate::threads::lock;
 #[derive(Debug)]
 pub struct Parked {
     meeting: Arc<Meeting>,
+    /// A deadline of the call's own, and what its caller is told then.
+    late: Option<(Duration, Reply)>,
 }
 
 /// Answers a parked call, once. Dropped unused, it answers 503: a caller is never forgotten.
@@ -42,21 +44,23 @@ enum State {
     Over,
 }
 
-pub(super) fn pair() -> (Parked, Responder) {
+pub(super) fn pair(late: Option<(Duration, Reply)>) -> (Parked, Responder) {
     let meeting = Arc::new(Meeting::default());
-    (Parked { meeting: Arc::clone(&meeting) }, Responder { meeting: Some(meeting) })
+    (Parked { meeting: Arc::clone(&meeting), late }, Responder { meeting: Some(meeting) })
 }
 
 impl Parked {
-    /// Seats the connection until `deadline`, or answers if the responder was faster; then the
-    /// connection may come back for its next request.
+    /// Seats the connection for `patience`, unless the call has a deadline of its own, or answers if
+    /// the responder was faster; then the connection may come back for its next request.
     pub(super) fn seat(
         self,
         desk: &Arc<Desk>,
         conn: Box<Conn>,
         manner: Manner,
-        deadline: Instant,
+        patience: Duration,
     ) -> Option<Box<Conn>> {
+        let (patience, late) = self.late.unwrap_or_else(|| (patience, Refusal::TimedOut.reply()));
+        let (deadline, late) = (Instant::now() + patience, Box::new(late));
         let mut state = self.meeting.state();
         if let State::Answered(reply) = std::mem::replace(&mut *state, State::Over) {
             drop(state);
@@ -64,7 +68,7 @@ impl Parked {
             return desk.lobby.answer(conn, reply.encode(manner), manner.after);
         }
         // Under the lock: the responder must find the token, however fast it is.
-        if let Some(token) = desk.lobby.seat(conn, Stage::Parked(manner), deadline) {
+        if let Some(token) = desk.lobby.seat(conn, Stage::Parked { manner, late }, deadline) {
             *state = State::Seated(Arc::clone(desk), token);
         }
         None
@@ -95,7 +99,8 @@ impl Meeting {
             State::Handling => *state = State::Answered(reply),
             State::Seated(desk, token) => {
                 drop(state);
-                let Some(Seat { conn, stage: Stage::Parked(manner), .. }) = desk.lobby.take(token)
+                let Some(Seat { conn, stage: Stage::Parked { manner, .. }, .. }) =
+                    desk.lobby.take(token)
                 else {
                     return;
                 };

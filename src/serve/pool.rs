@@ -5,7 +5,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::body::{self, Cut};
 use super::call::Call;
@@ -102,9 +102,7 @@ fn run<C>(
     let answer = catch_unwind(AssertUnwindSafe(|| (routes[row.index].run)(context, call)));
     match answer {
         Ok(Answer::Now(reply)) => send(conn, &reply, manner, desk),
-        Ok(Answer::Parked(parked)) => {
-            parked.seat(desk, conn, manner, Instant::now() + parked_wait(row.pace, desk))
-        }
+        Ok(Answer::Parked(parked)) => parked.seat(desk, conn, manner, parked_wait(row.pace, desk)),
         Ok(Answer::Stream(stream)) => {
             stream::start(desk, conn, stream, manner);
             None

@@ -13,13 +13,14 @@ use nix::poll::{PollFd, PollFlags};
 use super::conn::{Conn, wait};
 use super::desk::Desk;
 use super::refusal::Refusal;
-use super::reply::{After, Manner, put, status_line};
+use super::reply::{After, Manner, Reply, put, status_line};
 use crate::limits::{HTTP_STREAMS_MAX, STACK_BYTES};
 use crate::{metrics, threads};
 
 /// The peer has shut its side down; nix lacks the name.
 const PEER_END: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
 
+type First = Box<dyn FnOnce() -> Result<(), Reply> + Send>;
 type Writer = Box<dyn FnOnce(&mut StreamOut) + Send>;
 
 /// A body that is written as it comes to be.
@@ -27,6 +28,7 @@ pub struct Stream {
     pub status: u16,
     pub content_type: &'static str,
     pub headers: Vec<(&'static str, String)>,
+    first: Option<First>,
     writer: Writer,
 }
 
@@ -36,12 +38,25 @@ impl Stream {
         content_type: &'static str,
         writer: impl FnOnce(&mut StreamOut) + Send + 'static,
     ) -> Stream {
-        Stream { status: 200, content_type, headers: Vec::new(), writer: Box::new(writer) }
+        Stream {
+            status: 200,
+            content_type,
+            headers: Vec::new(),
+            first: None,
+            writer: Box::new(writer),
+        }
     }
 
     /// The same with one more header.
     pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Stream {
         self.headers.push((name, value.into()));
+        self
+    }
+
+    /// The same, with something to find out before the head is sent, on the stream's own thread: an
+    /// error is the whole answer.
+    pub fn unless(mut self, first: impl FnOnce() -> Result<(), Reply> + Send + 'static) -> Stream {
+        self.first = Some(Box::new(first));
         self
     }
 
@@ -145,6 +160,11 @@ pub(super) fn start(desk: &Arc<Desk>, conn: Box<Conn>, stream: Stream, manner: M
     let mut out = StreamOut { conn, desk: Arc::clone(desk) };
     let name = format!("http-stream-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
     let started = threads::spawn(name, STACK_BYTES, move || {
+        let mut stream = stream;
+        if let Some(Err(reply)) = stream.first.take().map(|first| first()) {
+            let _ = out.write_all(&reply.encode(Manner { after: After::Close, ..manner }));
+            return;
+        }
         if out.write_all(&stream.head()).is_ok() && !manner.bodiless {
             (stream.writer)(&mut out);
         }

@@ -27,6 +27,11 @@ impl StoreError {
     pub(super) fn io(doing: &'static str, path: &Path, source: io::Error) -> StoreError {
         StoreError::Io { doing, path: path.to_owned(), source }
     }
+
+    /// Whether the file system is full: of bytes, of inodes, or of what our user may have of them.
+    pub fn is_for_want_of_room(&self) -> bool {
+        matches!(self, StoreError::Io { source, .. } if is_full(source))
+    }
 }
 
 impl fmt::Display for StoreError {
@@ -41,7 +46,11 @@ impl fmt::Display for StoreError {
             StoreError::Exists(id) => write!(f, "task {id} is known already"),
             StoreError::Missing(id) => write!(f, "task {id} is not known"),
             StoreError::Io { doing, path, source } => {
-                write!(f, "{doing} {}: {source}", path.display())
+                write!(f, "{doing} {}: {source}", path.display())?;
+                if is_full(source) {
+                    f.write_str("; make room there, for bytes and for files")?;
+                }
+                Ok(())
             }
             StoreError::Blocked { path } => {
                 write!(f, "{} is no task record and is in the way: remove it", path.display())
@@ -64,4 +73,8 @@ impl std::error::Error for StoreError {
             | StoreError::Blocked { .. } => None,
         }
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -10,6 +10,9 @@ use super::error::StoreError;
 /// Suffix of a file that is being written. One that is found at start was never renamed: rubbish.
 pub const TEMPORARY_SUFFIX: &str = ".new";
 
+/// The size of an ordinary record and more.
+const TRIAL_BYTES: usize = 4096;
+
 /// Writes `content` so that it is on disk, whole, when this returns: temporary file, fsync, rename,
 /// fsync of the directory.
 ///
@@ -26,6 +29,17 @@ pub fn write_durably(path: &Path, content: &[u8]) -> Result<(), StoreError> {
         let _ = fs::remove_file(&temporary);
         StoreError::io("write", path, source)
     })
+}
+
+/// Whether a record can be written in `directory` now: tries it and leaves nothing.
+///
+/// # Errors
+/// It can't.
+pub fn try_writing(directory: &Path) -> Result<(), StoreError> {
+    let path = directory.join(format!("trial{TEMPORARY_SUFFIX}"));
+    let written = write(&path, &[0; TRIAL_BYTES]).and_then(|file| file.sync_all());
+    let _ = fs::remove_file(&path);
+    written.map_err(|source| StoreError::io("write", &path, source))
 }
 
 /// Where a file is written before it has its name.

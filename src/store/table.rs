@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use nix::fcntl::Flock;
+use nix::sys::statvfs::statvfs;
 
 use super::aside::{Aside, SetAside};
 use super::directory::{hold, id_of, make, within};
@@ -320,6 +321,17 @@ impl Table {
         told.into_iter().try_for_each(|id| self.put_away(id, Stamp::now()))
     }
 
+    /// Looks whether records can be written, if that is in doubt: after a write that failed, or with
+    /// a file system that is full. Otherwise a trouble that is over would be told until the next
+    /// task comes, and one that is coming not before.
+    pub fn look(&self) {
+        if self.trouble().is_some() || !has_room(&self.tasks) {
+            // What is wrong is remembered, and said.
+            let tried = within(&self.tasks, || file::try_writing(&self.tasks));
+            let _ = self.note_trouble(Purpose::Change, tried);
+        }
+    }
+
     /// Why records can't be written now, if they can't.
     pub fn trouble(&self) -> Option<String> {
         lock(&self.trouble).values().next().cloned()
@@ -552,6 +564,15 @@ impl Table {
     pub(super) fn ended_file(&self, id: TaskId) -> PathBuf {
         self.ended.join(format!("{id}.json"))
     }
+}
+
+/// What the file system says of itself, as far as it counts.
+fn has_room(directory: &Path) -> bool {
+    statvfs(directory).is_ok_and(|found| {
+        let is_full = |total, left| total > 0 && left == 0;
+        !is_full(found.blocks(), found.blocks_available())
+            && !is_full(found.files(), found.files_available())
+    })
 }
 
 fn is_unfinished(path: &Path) -> bool {

@@ -20,10 +20,14 @@ mod engine_faults;
 mod execute;
 /// Pause and resume at the real Engine.
 mod freeze;
+/// Disks without room: for records, for output, for scratch files.
+mod full_disk;
 /// The fuzz target's property, as a seeded loop.
 mod fuzz_head;
 /// What the runner tells its host, and what a host that is away, slow or wrong does to it: nothing.
 mod host;
+/// A shared directory that never answers stops what needs it, and nothing else.
+mod hung_share;
 /// Images for tasks: tarballs, registries, and what a user reads when there is none.
 mod images;
 /// Kill in every phase of a task.

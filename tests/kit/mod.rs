@@ -11,7 +11,9 @@ mod docker;
 mod engine;
 mod host;
 mod http;
+mod hung_share;
 mod own_engine;
+mod small_disk;
 mod task;
 
 use std::sync::OnceLock;
@@ -29,7 +31,9 @@ pub use docker::{
 pub use engine::{Behaviour, Call, EngineProxy};
 pub use host::{Beat, FakeHost, Fault, REFUSED, Registration, Report, UPDATED, Verdict};
 pub use http::{Address, Response, call, exchange, read_response};
+pub use hung_share::HungShare;
 pub use own_engine::OwnEngine;
+pub use small_disk::SmallDisk;
 pub use task::{task_container, with};
 
 /// A wait for something that is only a matter of scheduling: long enough for a loaded machine.

@@ -22,6 +22,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(40);
 /// Of its own default bridge, in its own network namespace.
 const BRIDGE_ADDRESS: &str = "10.213.78.1/24";
 
+const CONTAINERD_SOCKET: &str = "containerd.sock";
+
 /// The namespaces, held by a process of their own, so that an Engine that comes back after its death
 /// finds the mounts and networks of its containers. In them there is no trace of the machine's
 /// containerd. `slave`: mounts that a test makes later are seen inside, those of the Engine are not
@@ -34,6 +36,8 @@ pub struct OwnEngine {
     dir: tempfile::TempDir,
     client: Client,
     holder: Child,
+    /// A process of its own, as where systemd starts both: it outlives the Engine.
+    containerd: Option<Child>,
     child: Option<Child>,
 }
 
@@ -48,7 +52,7 @@ impl OwnEngine {
             .stdin(Stdio::null())
             .spawn()
             .expect("unshare");
-        let mut engine = OwnEngine { dir, client, holder, child: None };
+        let mut engine = OwnEngine { dir, client, holder, containerd: None, child: None };
         engine.wait_namespaces();
         engine.start_again();
         for name in images {
@@ -86,25 +90,52 @@ impl OwnEngine {
         assert!(self.child.is_none(), "already running");
         // One that was killed leaves its pid file; its number may be in use again.
         let _ = fs::remove_file(self.dir.path().join("pid"));
+        if self.containerd.is_none() {
+            self.launch_containerd();
+        }
+        let mut dockerd = self.command("dockerd");
+        for (option, name) in [
+            ("--data-root", "data"),
+            ("--exec-root", "exec"),
+            ("--pidfile", "pid"),
+            ("--containerd", CONTAINERD_SOCKET),
+        ] {
+            dockerd.arg(option).arg(self.dir.path().join(name));
+        }
+        dockerd.args(["--host", &self.client.docker_host(), "--group", "root"]);
+        dockerd.args(["--bip", BRIDGE_ADDRESS]);
+        self.child = Some(dockerd.spawn().expect("nsenter, dockerd: run contrib/test.sh"));
+    }
+
+    #[track_caller]
+    fn launch_containerd(&mut self) {
+        let place = |name: &str| self.dir.path().join(name);
+        let config = place("containerd.toml");
+        fs::write(&config, "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n")
+            .expect("containerd's configuration");
+        let mut containerd = self.command("containerd");
+        for (option, name) in [
+            ("--config", "containerd.toml"),
+            ("--root", "containerd"),
+            ("--state", "containerd-state"),
+            ("--address", CONTAINERD_SOCKET),
+        ] {
+            containerd.arg(option).arg(place(name));
+        }
+        self.containerd = Some(containerd.spawn().expect("containerd: run contrib/test.sh"));
+        let listens = wait_until(START_PATIENCE, || place(CONTAINERD_SOCKET).exists());
+        assert!(listens, "containerd did not start: {}", self.log());
+    }
+
+    /// In the holder's namespaces. nsenter becomes the program: the child's pid is its.
+    fn command(&self, program: &str) -> Command {
         let log = File::options().create(true).append(true).open(self.log_file());
         let log = log.expect("the Engine's log");
-        let place = |name: &str| self.dir.path().join(name);
-        // nsenter becomes dockerd: the child's pid is the Engine's.
-        let child = Command::new("nsenter")
-            .args(["--target", &self.holder.id().to_string(), "--net", "--mount", "dockerd"])
-            .arg("--data-root")
-            .arg(place("data"))
-            .arg("--exec-root")
-            .arg(place("exec"))
-            .arg("--pidfile")
-            .arg(place("pid"))
-            .args(["--host", &self.client.docker_host(), "--group", "root"])
-            .args(["--bip", BRIDGE_ADDRESS])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("the Engine's log"))
-            .stderr(log)
-            .spawn();
-        self.child = Some(child.expect("nsenter, dockerd: run contrib/test.sh"));
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.holder.id().to_string(), "--net", "--mount", program]);
+        command.stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("the Engine's log")).stderr(log);
+        command
     }
 
     #[track_caller]
@@ -149,6 +180,10 @@ impl OwnEngine {
     pub fn power_cut(&mut self) {
         self.kill9();
         self.kill_the_rest();
+        if let Some(mut containerd) = self.containerd.take() {
+            let _ = containerd.wait();
+        }
+        let _ = fs::remove_file(self.dir.path().join(CONTAINERD_SOCKET));
     }
 
     /// SIGSTOP: it takes connections and answers none.

@@ -2,15 +2,17 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process;
 
+use crossbeam_channel::bounded;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
 
 use super::Finding;
 use crate::limits;
 use crate::model::settings::Settings;
+use crate::threads;
 
 /// What becomes of a directory's contents when the machine starts anew.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,22 +24,55 @@ enum Keeps {
 }
 
 pub fn findings(settings: &Settings) -> Vec<Finding> {
-    let mut findings = vec![
-        place("state_dir", &settings.state_dir, Keeps::Records),
-        place("shared_dir", &settings.shared_dir, Keeps::Output),
-        place("local_temp_dir", &settings.local_temp_dir, Keeps::Scratch),
+    let places = [
+        ("state_dir", &settings.state_dir, Keeps::Records),
+        ("shared_dir", &settings.shared_dir, Keeps::Output),
+        ("local_temp_dir", &settings.local_temp_dir, Keeps::Scratch),
     ];
+    let mut findings: Vec<Finding> = places
+        .into_iter()
+        .map(|(subject, path, keeps)| {
+            let looked = path.clone();
+            in_time(subject, path, move || place(subject, &looked, keeps))
+                .unwrap_or_else(|hung| hung)
+        })
+        .collect();
     for mount in &settings.additional_mounts {
-        let source = mount.split(':').next().unwrap_or_default();
-        if !Path::new(source).exists() {
-            findings.push(Finding::fail(
+        let source = PathBuf::from(mount.split(':').next().unwrap_or_default());
+        let looked = source.clone();
+        match in_time("mounts", &source, move || looked.exists()) {
+            Ok(true) => {}
+            Ok(false) => findings.push(Finding::fail(
                 "mounts",
-                format!("{source} does not exist"),
+                format!("{} does not exist", source.display()),
                 "create it or take it out of additional_mounts: Docker refuses containers else",
-            ));
+            )),
+            Err(hung) => findings.push(hung),
         }
     }
     findings
+}
+
+/// A file server that is gone holds whoever looks, for ever: `look` runs on a thread that may be left
+/// behind. The error says that it was.
+fn in_time<T: Send + 'static>(
+    subject: &'static str,
+    path: &Path,
+    look: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Finding> {
+    let (tell, told) = bounded(1);
+    let started = threads::spawn("look", limits::STACK_BYTES, move || tell.send(look()));
+    match (started, told.recv_timeout(limits::DOCTOR_PATIENCE)) {
+        (_, Ok(found)) => Ok(found),
+        (Ok(_), Err(_)) => Err(Finding::fail(
+            subject,
+            format!("{} does not answer", path.display()),
+            "look at its file server, or mount it again",
+        )),
+        (Err(error), Err(_)) => {
+            Err(Finding::fail(subject, format!("no thread: {error}"), "see ulimit -u"))
+        }
+    }
 }
 
 fn place(subject: &'static str, path: &Path, keeps: Keeps) -> Finding {

@@ -12,6 +12,7 @@ use crate::docker::ImageSummary;
 use crate::lanes::Pool;
 use crate::limits::POOL_WAITING_MAX;
 use crate::model::task::ImageSource;
+use crate::ops::files_thread::on_files_thread;
 use crate::ops::{Node, OpError};
 
 /// What `POST /api/docker/sync/{name}` did.
@@ -37,12 +38,15 @@ pub fn list(
 /// Syncs an environment from its newest tarball and tells `done`, from whatever thread.
 pub fn sync(node: &Arc<Node>, name: String, done: SyncDone) {
     let owner = Arc::clone(node);
-    let scan = move || {
-        let found = newest_tarball(&owner.settings.container_tar_dir, &name);
-        let node = Arc::clone(&owner);
-        submit(&node, Pool::Patient, move || sync_found(&owner, name, found, done));
+    // The patient thread is what waits, and no longer than for a share that answers.
+    let job = move || {
+        let (directory, wanted) = (owner.settings.container_tar_dir.clone(), name.clone());
+        match on_files_thread(&owner, move || newest_tarball(&directory, &wanted)) {
+            Ok(found) => sync_found(&owner, name, found, done),
+            Err(error) => done(Err(error)),
+        }
     };
-    submit(node, Pool::Files, scan);
+    submit(node, Pool::Patient, job);
 }
 
 fn sync_found(

@@ -78,8 +78,14 @@ impl Owner {
 pub fn prepare(shared_dir: &Path, files: &LogFiles, owner: &Owner) -> Result<(), LogsFault> {
     // Never made here: an absent one is a share that is not mounted, and writing below its mount
     // point would hide the task's output from the host.
-    if !shared_dir.is_dir() {
-        return Err(LogsFault::SharedDirMissing(shared_dir.to_owned()));
+    match fs::metadata(shared_dir) {
+        Ok(found) if found.is_dir() => {}
+        Ok(_) => return Err(LogsFault::SharedDirMissing(shared_dir.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(LogsFault::SharedDirMissing(shared_dir.to_owned()));
+        }
+        // A share that is mounted and broken: mounting it is no advice.
+        Err(error) => return Err(LogsFault::io("look at", shared_dir, error)),
     }
     make_directory(&shared_dir.join(SHARED_DATA))?;
     make_directory(&files.directory)?;
@@ -211,9 +217,14 @@ impl fmt::Display for LogsFault {
             ),
             LogsFault::Io { doing, path, source } => write!(
                 f,
-                "the task's output has nowhere to go: {doing} {}: {source}; the runner must be able \
-                 to write there",
-                path.display()
+                "the task's output has nowhere to go: {doing} {}: {source}; {}",
+                path.display(),
+                match source.kind() {
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                        "make room there, for bytes and for files"
+                    }
+                    _ => "the runner must be able to write there",
+                }
             ),
         }
     }
