@@ -1,4 +1,4 @@
-# Sourced by quickstart.sh and test.sh: packages that are missing, and a Docker Engine that answers.
+# Sourced by quickstart.sh, test.sh and campaign.sh: packages that are missing, and a Docker Engine that answers.
 # Never stops an Engine that it did not start, never touches one that already answers.
 # shellcheck shell=bash
 
@@ -106,4 +106,26 @@ stop_engine_if_started() {
     ENGINE_PID=""
     # dockerd leaves its default bridge behind.
     [ -n "$ENGINE_BRIDGE_WAS_THERE" ] || ip link delete docker0 2>/dev/null || true
+}
+
+# end_engines_below DIRECTORY: what tests that were cut short have left there. Their own Engines name
+# the directory in their arguments, containers are children of a process that does, and what is
+# mounted stands in the way of its removal.
+end_engines_below() {
+    local directory=$1 pid mount named=() children=()
+    [ -n "$directory" ] || return 0
+    for pid in /proc/[0-9]*; do
+        pid=${pid#/proc/}
+        [ "$pid" -ne $$ ] || continue
+        if tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF -- "$directory/"; then
+            named+=("$pid")
+            mapfile -t -O ${#children[@]} children < <(cat "/proc/$pid"/task/*/children 2>/dev/null | tr ' ' '\n')
+        fi
+    done
+    for pid in "${named[@]}" "${children[@]}"; do
+        [ -z "$pid" ] || kill -KILL "$pid" 2>/dev/null || true
+    done
+    while read -r mount; do
+        umount --lazy "$mount" || true
+    done < <(findmnt -rno TARGET | grep "^$directory/" | sort -r)
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that must hold, in one command, as root on Debian 12: format, lints, docs, unit tests,
-# the floor map, doc tests, a quick run of the benches, and last the integration tests against a
-# real Docker Engine.
+# the floor map, doc tests, a quick run of the benches, 30 schedules of the fault campaign, and last
+# the integration tests against a real Docker Engine.
 #
 # Installs what is missing, starts an Engine if none answers and stops that one again, and leaves
 # no container, image or network behind. KIT_KEEP=1 keeps the images and the network for the next
@@ -49,6 +49,8 @@ main() {
     suite doctests cargo test --locked --doc
     # Only that they still run: the tests' own build, few rounds, no figure is judged.
     suite benches cargo bench --locked --profile dev --bench budgets -- --quick
+    # A fixed seed: the same schedules each time, so that a new breach is the change's.
+    suite campaign cargo test --locked --quiet --test campaign -- --seed 371 --runs 30 --minutes 4
     # The last one: its seconds are in the summary that cargo ends with.
     step integration
     run cargo test --locked --test it
@@ -97,6 +99,7 @@ clean_up() {
             [ "$status" -ne 0 ] || status=1
         fi
     fi
+    end_engines_below "$SCRATCH_DIR"
     stop_engine_if_started
     [ -z "$SCRATCH_DIR" ] || unmount_below "$SCRATCH_DIR"
     [ -z "$SCRATCH_DIR" ] || rm -rf "$SCRATCH_DIR"

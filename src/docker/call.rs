@@ -78,7 +78,7 @@ impl Engine {
         let turn = Turn::take(self, Class::Quick, ask.call)?;
         let until = turn.started + ask.deadline;
         let mut answer = self.try_quick(ask, until);
-        if matches!(answer, Err(DockerError::Broken { .. })) {
+        if ask.repeatable && matches!(answer, Err(DockerError::Broken { .. })) {
             metrics::ENGINE_CALLS_REPEATED.up();
             self.seen().broken();
             answer = self.try_quick(ask, until);

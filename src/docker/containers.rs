@@ -96,7 +96,14 @@ impl Engine {
     /// # Errors
     /// Refused with 400 or 500: the runtime could not (no such executable, mount, device).
     pub fn start_container(&self, name: &str) -> Result<(), DockerError> {
-        self.act("start container", name, "/start", limits::ENGINE_START_DEADLINE)
+        const CALL: &str = "start container";
+        let name = checked_name(CALL, name)?;
+        let ask = Ask::post(CALL, format!("/containers/{name}/start"))
+            .within(limits::ENGINE_START_DEADLINE)
+            // One whose reply was lost may have run and ended: a second start would run it again.
+            .once();
+        self.ask(&ask)?.done();
+        Ok(())
     }
 
     /// Sends `signal` (`KILL`, `TERM`, or a number).

@@ -62,6 +62,12 @@ impl DockerError {
         }
     }
 
+    /// It says nothing about the effect: trouble, or an answer that nobody can read. The caller has
+    /// to look what is, and may make the call again.
+    pub fn is_unclear(&self) -> bool {
+        self.is_engine_trouble() || matches!(self, DockerError::Garbage { .. })
+    }
+
     /// Time ran out. The effect may still come.
     pub fn is_timeout(&self) -> bool {
         matches!(self, DockerError::TimedOut { .. })

@@ -603,6 +603,43 @@ fn create_whose_reply_was_lost_makes_one_container() {
     assert_eq!(runs(&daemon), 1);
 }
 
+#[test]
+fn start_whose_reply_is_lost_after_the_task_has_ended_runs_it_once() {
+    let (host, engine) = (FakeHost::start(), EngineProxy::start());
+    engine.on_nth(1, "POST", "/containers/*/start", Behaviour::HangReply);
+    let daemon = Daemon::builder().host(&host).engine(&engine).start();
+    let id = execute(&daemon, MARKING);
+    engine.wait_held(1, SOON);
+    assert!(wait_until(SOON, || has_ended(&task_container(id))));
+    engine.cut("POST /containers/*/start");
+    assert_eq!(host.wait_final(id, AFTER_AN_OUTAGE).exit_code, Some(3));
+    assert_eq!(runs(&daemon), 1);
+}
+
+#[test]
+fn answers_that_nobody_can_read_are_no_outcome_of_a_task() {
+    let (host, engine) = (FakeHost::start(), EngineProxy::start());
+    engine.on_nth(1, "POST", "/containers/create", Behaviour::Garbage);
+    engine.on_nth(1, "POST", "/containers/*/start", Behaviour::Garbage);
+    engine.on_nth(1, "GET", "/containers/*/json", Behaviour::Garbage);
+    let daemon = Daemon::builder().host(&host).engine(&engine).start();
+    let id = execute(&daemon, MARKING);
+    assert_eq!(host.wait_final(id, AFTER_AN_OUTAGE).exit_code, Some(3));
+    assert_eq!(runs(&daemon), 1);
+}
+
+#[test]
+fn task_whose_container_the_engine_refuses_to_show_runs_on() {
+    let (host, engine) = (FakeHost::start(), EngineProxy::start());
+    let daemon = Daemon::builder().host(&host).engine(&engine).start();
+    engine.on_nth(1, "POST", "/containers/*/start", Behaviour::LoseReply);
+    let refusal = json!({ "message": "busy" });
+    engine.on_nth(1, "GET", "/containers/*/json", Behaviour::Reply(500, refusal));
+    let id = execute(&daemon, MARKING);
+    assert_eq!(host.wait_final(id, AFTER_AN_OUTAGE).exit_code, Some(3));
+    assert_eq!(runs(&daemon), 1);
+}
+
 /// An image that carries the label by which the Engine's event would tell a false exit code.
 struct Labelled(String);
 

@@ -39,6 +39,15 @@ pub enum Fault {
     Hang,
 }
 
+/// When a hook of [`FakeHost::on_nth`] runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// The call has come and the host has done nothing yet.
+    Before,
+    /// The host has done it and has not answered yet.
+    After,
+}
+
 /// What became of a report at the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -54,6 +63,8 @@ pub enum Verdict {
 #[derive(Clone, Debug)]
 pub struct Report {
     pub at: Instant,
+    /// When the host had read it, before a fault made it late.
+    pub came: Instant,
     pub task_id: u64,
     pub status: String,
     pub exit_code: Option<i64>,
@@ -113,6 +124,8 @@ struct State {
     registrations: Vec<Registration>,
     breaches: Vec<String>,
     faults: Vec<SetFault>,
+    struck: usize,
+    nth: Vec<NthHook>,
     overlay: Value,
     on_register: Option<Hook>,
     /// Open connections, so that `down` can end them.
@@ -122,6 +135,15 @@ struct State {
 
 /// Called with the body of a call before the host acts on it.
 type Hook = Arc<dyn Fn(&Value) + Send + Sync>;
+
+struct NthHook {
+    /// A prefix, as of a fault.
+    call: String,
+    moment: Moment,
+    /// Calls that still pass before the hook runs.
+    left: usize,
+    run: Hook,
+}
 
 struct SetFault {
     /// `POST /api/update` and the like; `None` is every call. A prefix, for the host name in it.
@@ -267,6 +289,18 @@ impl FakeHost {
         self.inner.state().on_register = Some(Arc::new(run));
     }
 
+    /// Runs this at the `nth` call from now on, the first being 1, that begins like `call`.
+    pub fn on_nth(
+        &self,
+        nth: usize,
+        call: &str,
+        moment: Moment,
+        run: impl Fn(&Value) + Send + Sync + 'static,
+    ) {
+        let hook = NthHook { call: call.to_owned(), moment, left: nth - 1, run: Arc::new(run) };
+        self.inner.state().nth.push(hook);
+    }
+
     // ── how it fails ───────────────────────────────────────────────────────────────────────
 
     /// Every call meets this fault until [`FakeHost::heal`].
@@ -279,9 +313,23 @@ impl FakeHost {
         self.inner.add_fault(SetFault { call: Some(call.to_owned()), fault, left: times });
     }
 
-    /// Lifts all faults; calls that hang go on and are served.
+    /// How many calls have met a fault.
+    pub fn struck(&self) -> usize {
+        self.inner.state().struck
+    }
+
+    /// Lifts this fault, wherever it was set; others stay.
+    pub fn lift(&self, fault: Fault) {
+        self.inner.state().faults.retain(|set| set.fault != fault);
+        self.inner.changed.notify_all();
+    }
+
+    /// Lifts all faults and hooks; calls that hang go on and are served.
     pub fn heal(&self) {
-        self.inner.state().faults.clear();
+        let mut state = self.inner.state();
+        state.faults.clear();
+        state.nth.clear();
+        drop(state);
         self.inner.changed.notify_all();
     }
 
@@ -386,6 +434,25 @@ impl Inner {
         };
         let set = state.faults.iter_mut().find(strikes)?;
         set.left -= 1;
-        Some(set.fault)
+        let fault = set.fault;
+        state.struck += 1;
+        Some(fault)
+    }
+
+    /// The hooks whose turn this call is, each with its moment, taken off the list.
+    fn hooks_for(&self, call: &str) -> Vec<(Moment, Hook)> {
+        let mut due = Vec::new();
+        self.state().nth.retain_mut(|hook| {
+            if !call.starts_with(&hook.call) {
+                return true;
+            }
+            if hook.left == 0 {
+                due.push((hook.moment, Arc::clone(&hook.run)));
+                return false;
+            }
+            hook.left -= 1;
+            true
+        });
+        due
     }
 }

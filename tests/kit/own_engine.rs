@@ -223,8 +223,10 @@ impl OwnEngine {
     /// arguments, or are below one that does.
     fn kill_the_rest(&self) {
         let named = processes_naming(self.dir.path());
+        let children = children_of(&named);
+        children.iter().for_each(|pid| thaw(*pid));
         // Shims first: one would report the death of its container.
-        for pid in named.iter().chain(&children_of(&named)) {
+        for pid in named.iter().chain(&children) {
             match kill(*pid, Signal::SIGKILL) {
                 Ok(()) | Err(Errno::ESRCH) => {}
                 Err(error) => eprintln!("process {pid} may be left behind: {error}"),
@@ -246,6 +248,16 @@ impl Drop for OwnEngine {
         self.power_cut();
         let _ = self.holder.kill();
         let _ = self.holder.wait();
+    }
+}
+
+/// A paused container's processes: with cgroups of version 1 not even SIGKILL ends them.
+fn thaw(pid: Pid) {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let group = groups.lines().find_map(|line| line.split_once(":freezer:"));
+    // Docker's alone: other groups are not ours to thaw.
+    if let Some((_, group)) = group.filter(|(_, group)| group.starts_with("/docker/")) {
+        let _ = fs::write(format!("/sys/fs/cgroup/freezer{group}/freezer.state"), "THAWED");
     }
 }
 

@@ -8,7 +8,7 @@ use super::container::{create_body, is_ours};
 use super::finish::{refuse, settle};
 use super::logs::{self, Owner};
 use super::outcome::{failed, refused_by_engine};
-use super::{then, when_the_disk_is_back, when_the_engine_is_back};
+use super::{note_refusal, then, when_the_disk_is_back, when_the_engine_is_back};
 use crate::docker::{Container, DockerError, EXIT_CODE_LABEL};
 use crate::lanes::{Next, Place};
 use crate::limits::{PASSWD_BYTES_MAX, TASKS_LIVE_MAX, TASKS_UNTOLD_MAX};
@@ -164,7 +164,7 @@ fn create(node: &Arc<Node>, id: TaskId, owner: Owner) -> Next {
     match create_with_network(node, &record) {
         Ok(created) => own_and_start(node, id, created, owner),
         Err(error) if error.is_conflict() => adopt(node, id),
-        Err(error) if error.is_engine_trouble() => when_the_engine_is_back(node, id, begin),
+        Err(error) if error.is_unclear() => when_the_engine_is_back(node, id, begin),
         Err(error) => refuse(node, id, refused_by_engine(&error)),
     }
 }
@@ -268,7 +268,7 @@ fn start(node: &Arc<Node>, id: TaskId, container: &str) -> Next {
 }
 
 fn start_failed(node: &Arc<Node>, id: TaskId, error: &DockerError) -> Next {
-    if error.is_engine_trouble() {
+    if error.is_unclear() {
         // It may run all the same: look before anything is tried again.
         when_the_engine_is_back(node, id, begin)
     } else {
@@ -301,8 +301,11 @@ fn adopt(node: &Arc<Node>, id: TaskId) -> Next {
     let container = match node.engine.inspect_container(&id.task_container()) {
         Ok(container) => container,
         Err(error) if error.is_missing() => return create_again(node, id),
-        Err(error) if error.is_engine_trouble() => return when_the_engine_is_back(node, id, begin),
-        Err(error) => return refuse(node, id, refused_by_engine(&error)),
+        // It may run: no answer to a question ends a task.
+        Err(error) => {
+            note_refusal(id, "its container", &error);
+            return when_the_engine_is_back(node, id, begin);
+        }
     };
     if !is_ours(&node.settings, &container.labels) {
         let disowned = node.tasks.update(id, |record| record.container = ContainerTrace::Removed);

@@ -12,7 +12,13 @@ const REPORT_KEYS: &[&str] =
     &["task_id", "status", "exit_code", "message", "started_at", "completed_at", "ssh_port"];
 
 /// Serves one call: the status and the body of the answer.
-pub(super) fn apply(inner: &Inner, method: &str, path: &str, body: &[u8]) -> (u16, Value) {
+pub(super) fn apply(
+    inner: &Inner,
+    method: &str,
+    path: &str,
+    body: &[u8],
+    came: Instant,
+) -> (u16, Value) {
     let Ok(body) = serde_json::from_slice::<Value>(body) else {
         inner.state().breaches.push(format!("{method} {path}: body is no JSON"));
         return (422, json!({ "detail": "no JSON" }));
@@ -26,7 +32,7 @@ pub(super) fn apply(inner: &Inner, method: &str, path: &str, body: &[u8]) -> (u1
             }
             register(&mut inner.state(), body)
         }
-        ("POST", "/api/update", _) => update(&mut inner.state(), body),
+        ("POST", "/api/update", _) => update(&mut inner.state(), body, came),
         ("PUT", _, Some(hostname)) => heartbeat(&mut inner.state(), hostname, body),
         _ => {
             inner.state().breaches.push(format!("{method} {path}: no such call at the host"));
@@ -81,7 +87,7 @@ fn heartbeat(state: &mut State, hostname: &str, body: Value) -> (u16, Value) {
     (status, json!({ "message": if known { "ok" } else { "unknown node" } }))
 }
 
-fn update(state: &mut State, body: Value) -> (u16, Value) {
+fn update(state: &mut State, body: Value, came: Instant) -> (u16, Value) {
     let (Some(id), Some(status)) = (body["task_id"].as_u64(), body["status"].as_str()) else {
         state.breaches.push(format!("report without task_id or status: {body}"));
         return (422, json!({ "detail": "task_id, status" }));
@@ -96,7 +102,7 @@ fn update(state: &mut State, body: Value) -> (u16, Value) {
         }
     }
     let verdict = transition(state, id, status);
-    record(state, &body, verdict);
+    record(state, &body, verdict, came);
     let text = if verdict == Verdict::Accepted { UPDATED } else { REFUSED };
     (200, json!({ "message": text }))
 }
@@ -113,19 +119,20 @@ fn transition(state: &mut State, id: u64, status: &str) -> Verdict {
 }
 
 /// Notes a report that a fault keeps from being applied.
-pub(super) fn unheard(inner: &Inner, path: &str, body: &[u8]) {
+pub(super) fn unheard(inner: &Inner, path: &str, body: &[u8], came: Instant) {
     if path == "/api/update"
         && let Ok(body) = serde_json::from_slice(body)
     {
-        record(&mut inner.state(), &body, Verdict::Unheard);
+        record(&mut inner.state(), &body, Verdict::Unheard, came);
     }
     inner.changed.notify_all();
 }
 
-fn record(state: &mut State, body: &Value, verdict: Verdict) {
+fn record(state: &mut State, body: &Value, verdict: Verdict, came: Instant) {
     let text = |key: &str| body[key].as_str().map(str::to_owned);
     state.add_report(Report {
         at: Instant::now(),
+        came,
         task_id: body["task_id"].as_u64().unwrap_or_default(),
         status: text("status").unwrap_or_default(),
         exit_code: body["exit_code"].as_i64(),

@@ -3,12 +3,12 @@
 use std::io::{self, BufReader, ErrorKind, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::super::http::{self, Head};
-use super::{Fault, Inner, rules};
+use super::{Fault, Hook, Inner, Moment, rules};
 
 pub(super) fn accept(inner: &Arc<Inner>, listener: &TcpListener) {
     while let Ok((stream, _)) = listener.accept() {
@@ -33,27 +33,32 @@ fn serve(inner: &Inner, mut stream: TcpStream) -> io::Result<()> {
     while let Some(head) = Head::read(&mut reader)? {
         let body = http::read_body(&mut reader, head.request_framing())?;
         let (method, path) = (head.word(0), head.word(1));
-        let fault = inner.fault_for(&format!("{method} {path}"));
+        let came = Instant::now();
+        let call = format!("{method} {path}");
+        let hooks = inner.hooks_for(&call);
+        run_hooks(&hooks, Moment::Before, &body);
+        let fault = inner.fault_for(&call);
         match fault {
             Some(Fault::Status(status)) => {
-                rules::unheard(inner, path, &body);
+                rules::unheard(inner, path, &body, came);
                 let text = json!({ "detail": "scripted" });
                 stream.write_all(&http::json_response(status, &text))?;
                 continue;
             }
             Some(Fault::Garbage) => {
-                rules::unheard(inner, path, &body);
+                rules::unheard(inner, path, &body, came);
                 stream.write_all(b"\x16\x03\x01 this is no HTTP\r\n\r\n")?;
                 return stream.shutdown(Shutdown::Both);
             }
             Some(Fault::Hang) => {
-                rules::unheard(inner, path, &body);
+                rules::unheard(inner, path, &body, came);
                 hang(inner, &stream)?;
             }
             Some(Fault::Slow(pause)) => std::thread::sleep(pause),
             Some(Fault::HalfAnswer | Fault::LostAnswer) | None => {}
         }
-        let (status, answer) = rules::apply(inner, method, path, &body);
+        let (status, answer) = rules::apply(inner, method, path, &body, came);
+        run_hooks(&hooks, Moment::After, &body);
         inner.changed.notify_all();
         let answer = http::json_response(status, &answer);
         match fault {
@@ -69,6 +74,11 @@ fn serve(inner: &Inner, mut stream: TcpStream) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn run_hooks(hooks: &[(Moment, Hook)], moment: Moment, body: &[u8]) {
+    let due = hooks.iter().filter(|(when, _)| *when == moment);
+    due.for_each(|(_, run)| run(&serde_json::from_slice(body).unwrap_or_default()));
 }
 
 /// Waits until no hang is set any more; an error when the caller has left meanwhile.

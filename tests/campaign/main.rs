@@ -1,0 +1,226 @@
+//! The fault campaign: seeded schedules of faults against the built runner, a real Engine and a
+//! fake host, and after each what must hold. contrib/campaign.sh runs it; a seed that failed makes
+//! the same schedule again.
+
+#[path = "../kit/mod.rs"]
+mod kit;
+
+mod arguments;
+mod dice;
+mod drive;
+mod reap;
+mod schedule;
+mod settle;
+mod table;
+mod tasks;
+mod verdict;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arguments::Arguments;
+use schedule::Schedule;
+use table::Tally;
+use verdict::{Breach, Sort};
+use world::{Idle, Place, World, locked};
+
+/// Lines of the runner's log that a breach shows.
+const LOG_LINES_SHOWN: usize = 60;
+/// Design law 10.
+const STOP_MAX: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if arguments::are_for_tests_by_name(&words) {
+        return ExitCode::SUCCESS;
+    }
+    let arguments = match Arguments::read(words.into_iter()) {
+        Ok(arguments) => arguments,
+        Err(what) => {
+            eprintln!("{what}\n{}", arguments::USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    if let Some(seed) = arguments.show {
+        print!("{}", Schedule::generate(seed, arguments.only));
+        return ExitCode::SUCCESS;
+    }
+    reap::adopt_orphans();
+    let begin = Instant::now();
+    let tally = run_all(&arguments, begin);
+    tally.print(begin.elapsed());
+    if tally.schedules == 0 {
+        println!("no schedule ran");
+        return ExitCode::FAILURE;
+    }
+    if tally.breaches() > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Every job takes the next seed until all are run or the time is over.
+fn run_all(arguments: &Arguments, begin: Instant) -> Tally {
+    let next = AtomicU64::new(0);
+    let gave_up = AtomicBool::new(false);
+    let total: Mutex<Tally> = Mutex::default();
+    let is_time_over =
+        || arguments.minutes.is_some_and(|m| begin.elapsed() >= Duration::from_secs(m * 60));
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.jobs {
+            scope.spawn(|| {
+                let mut place = Place::make();
+                while !gave_up.load(Ordering::SeqCst) && !is_time_over() {
+                    let number = next.fetch_add(1, Ordering::SeqCst);
+                    if number >= arguments.runs {
+                        break;
+                    }
+                    let seed = arguments.seed.wrapping_add(number);
+                    let schedule = Schedule::generate(seed, arguments.only);
+                    let tally = run_one(&mut place, &schedule, arguments);
+                    locked(&total).add(&tally);
+                    if arguments.stops_at_first && tally.breaches() > 0 {
+                        gave_up.store(true, Ordering::SeqCst);
+                    }
+                }
+            });
+        }
+    });
+    total.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn run_one(place: &mut Place, schedule: &Schedule, arguments: &Arguments) -> Tally {
+    let begin = Instant::now();
+    let mut tally = Tally { schedules: 1, ..Tally::default() };
+    let mut log = String::new();
+    let done = catch_unwind(AssertUnwindSafe(|| play(place, schedule, &mut tally, &mut log)));
+    let breaches = match done {
+        Ok(breaches) => breaches,
+        Err(panic) => {
+            // Whatever it was, the next schedule begins on sound ground.
+            place.renew_engine();
+            vec![Breach::new(Sort::Other, format!("panicked: {}", text_of(&*panic)))]
+        }
+    };
+    reap::reap_orphans();
+    for breach in &breaches {
+        match breach.sort {
+            Sort::Lost => tally.lost += 1,
+            Sort::Wrong => tally.wrong += 1,
+            Sort::Contradicted => tally.contradicted += 1,
+            Sort::Leaked => tally.leaked += 1,
+            Sort::Other => tally.other += 1,
+        }
+    }
+    tally.failed = usize::from(!breaches.is_empty());
+    report(schedule, &tally, &breaches, &log, begin.elapsed(), arguments);
+    tally
+}
+
+/// Plays one schedule on its stage and judges it.
+fn play(
+    place: &mut Place,
+    schedule: &Schedule,
+    tally: &mut Tally,
+    log: &mut String,
+) -> Vec<Breach> {
+    let wanted = match place.idle {
+        Some(idle) => idle,
+        None => {
+            let idle = fresh_runner(place);
+            *place.idle.insert(idle)
+        }
+    };
+    let world = World::make(place, schedule);
+    world.runner.launch(&mut locked(&world.daemon));
+    std::thread::scope(|scope| {
+        scope.spawn(|| drive::supervise(&world));
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            drive::run(&world);
+            settle::heal(&world);
+            settle::settle(&world);
+        }));
+        world.runner.set_over();
+        if let Err(panic) = done {
+            world.breach(format!("panicked: {}", text_of(&*panic)));
+        }
+    });
+    let leaks = settle::check_idle(&world, wanted);
+    stop(&world);
+    *log = world.log();
+    let mut breaches = verdict::judge(&world, tally);
+    breaches.extend(leaks.into_iter().map(|what| Breach::new(Sort::Leaked, what)));
+    breaches
+}
+
+/// What a runner has that has run one task and has nothing to do.
+fn fresh_runner(place: &mut Place) -> Idle {
+    let schedule = Schedule::calm();
+    let world = World::make(place, &schedule);
+    world.runner.launch(&mut locked(&world.daemon));
+    locked(&world.daemon).wait_healthy();
+    drive::run(&world);
+    settle::settle(&world);
+    let idle = settle::idle(&locked(&world.daemon), None);
+    let breaches = std::mem::take(&mut world.notes().breaches);
+    assert!(breaches.is_empty(), "without any fault: {breaches:#?}\n{}", world.log());
+    idle
+}
+
+/// SIGTERM to the idle runner: it ends within 2 s, with exit code 0.
+fn stop(world: &World<'_>) {
+    let mut daemon = locked(&world.daemon);
+    if daemon.has_exited() {
+        return;
+    }
+    match catch_unwind(AssertUnwindSafe(|| daemon.stop())) {
+        Ok(took) if took <= STOP_MAX => {}
+        Ok(took) => world.breach(format!("SIGTERM at the end took {took:?}")),
+        Err(panic) => world.breach(format!("SIGTERM at the end: {}", text_of(&*panic))),
+    }
+}
+
+/// One line, and all that is known when it went wrong.
+fn report(
+    schedule: &Schedule,
+    tally: &Tally,
+    breaches: &[Breach],
+    log: &str,
+    took: Duration,
+    arguments: &Arguments,
+) {
+    let kinds: Vec<String> = schedule
+        .kinds
+        .iter()
+        .map(|kind| format!("{}×{}", kind.name(), tally.injected.get(kind).unwrap_or(&0)))
+        .collect();
+    let mut text = format!(
+        "seed {:<12} {:4.1} s  {} tasks  {}  {}\n",
+        schedule.seed,
+        took.as_secs_f32(),
+        schedule.tasks.len(),
+        if breaches.is_empty() { "ok    " } else { "BREACH" },
+        kinds.join(" + "),
+    );
+    if !breaches.is_empty() {
+        for breach in breaches {
+            text.push_str(&format!("  {:?}: {}\n", breach.sort, breach.what));
+        }
+        text.push_str(&format!("{schedule}"));
+        let lines: Vec<&str> = log.lines().collect();
+        let shown = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+        text.push_str(&format!("  the runner's last words:\n    {}\n", shown.join("\n    ")));
+        let only = arguments.only.map_or(String::new(), |only| format!(" --only {}", only.name()));
+        let seed = schedule.seed;
+        text.push_str(&format!("  again: contrib/campaign.sh --seed {seed} --runs 1{only}\n"));
+    }
+    // One write, so that two jobs do not mix their lines.
+    print!("{text}");
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()));
+    text.unwrap_or_else(|| "without a word".to_owned())
+}

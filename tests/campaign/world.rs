@@ -1,0 +1,398 @@
+//! Where a schedule happens: an Engine that lives over many schedules, and for each of them a host,
+//! a proxy, directories and a runner of its own.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::kit::{Address, Client, Daemon, EngineProxy, FakeHost, OwnEngine, test_name};
+use crate::schedule::{Kind, Schedule};
+use crate::tasks::MARKS;
+
+/// Room for the output of a schedule's tasks (1 MB each at most), so small that filling it is quick.
+const SHARE_SIZE: &str = "size=32m";
+/// A record is below 4 kB.
+const STATE_SIZE: &str = "size=1m";
+
+/// What a job keeps over its schedules.
+pub struct Place {
+    /// `Some` but for the moment in which a damaged one is replaced.
+    engine: Option<OwnEngine>,
+    /// What an idle runner has, once it has run a task.
+    pub idle: Option<Idle>,
+    clock_library: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+/// What a runner costs that has nothing to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Idle {
+    pub threads: usize,
+    pub fds: usize,
+}
+
+impl Place {
+    /// Makes the directories that are file systems of their own, then the Engine, which sees them.
+    pub fn make() -> Place {
+        let dir = tempfile::Builder::new().prefix("campaign-").tempdir().expect("a directory");
+        let mut place =
+            Place { engine: None, idle: None, clock_library: dir.path().join("clock.so"), dir };
+        for (name, size) in [("share", SHARE_SIZE), ("state", STATE_SIZE)] {
+            let path = place.dir.path().join(name);
+            fs::create_dir(&path).expect("a directory");
+            let path = path.to_str().expect("a plain path");
+            run("mount", &["-t", "tmpfs", "-o", size, "tmpfs", path]);
+        }
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/campaign/clock.c");
+        let library = place.clock_library.to_str().expect("a plain path").to_owned();
+        run("cc", &["-O1", "-shared", "-fPIC", "-o", &library, source]);
+        place.renew_engine();
+        place
+    }
+
+    pub fn renew_engine(&mut self) {
+        self.engine = None;
+        self.engine = Some(OwnEngine::start(&["busybox"]));
+    }
+
+    fn engine(&self) -> &OwnEngine {
+        self.engine.as_ref().expect("an Engine")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.engine = None;
+        for name in ["share", "state"] {
+            let path = self.dir.path().join(name);
+            let done = Command::new("umount").arg("--lazy").arg(&path).status();
+            if !done.is_ok_and(|status| status.success()) {
+                eprintln!("{} may be left mounted", path.display());
+            }
+        }
+    }
+}
+
+/// One schedule's.
+pub struct World<'a> {
+    pub schedule: &'a Schedule,
+    pub begin: Instant,
+    pub engine: Mutex<&'a mut OwnEngine>,
+    /// Calls to the Engine past the proxy.
+    pub client: Client,
+    pub daemon: Mutex<Daemon>,
+    pub runner: Arc<Runner>,
+    pub proxy: EngineProxy,
+    pub host: Arc<FakeHost>,
+    pub address: Address,
+    pub logs: PathBuf,
+    pub marks: PathBuf,
+    pub state_dir: PathBuf,
+    pub local_temp: PathBuf,
+    pub share_root: PathBuf,
+    pub state_root: PathBuf,
+    /// The wall clock's offset, as the runner reads it.
+    clock: File,
+    pub notes: Arc<Mutex<Notes>>,
+    pub foreign: Mutex<Vec<Foreign>>,
+}
+
+/// A stranger's container that carries our labels.
+pub struct Foreign {
+    pub name: String,
+    pub image: String,
+    pub id: String,
+}
+
+/// What really happened, for the verdict and the table.
+#[derive(Default)]
+pub struct Notes {
+    pub injected: BTreeMap<Kind, usize>,
+    pub breaches: Vec<String>,
+    /// When the Engine's process was stopped, killed or without its containers.
+    pub engine_outages: Vec<Span>,
+    pub logs_full: Vec<Span>,
+    /// A call to the Engine was answered 500.
+    pub engine_refused: bool,
+    pub tasks: BTreeMap<u64, TaskNote>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    pub begin: Instant,
+    pub end: Instant,
+}
+
+/// What was done to a task and what it was answered.
+#[derive(Clone, Debug, Default)]
+pub struct TaskNote {
+    pub submitted: Option<Instant>,
+    pub answer: Answer,
+    pub refusals: usize,
+    /// When the answer 200 to a kill was read.
+    pub killed: Option<Instant>,
+    /// A kill was sent and not answered, or with an error of the runner.
+    pub kill_unsure: bool,
+    /// SIGKILL and the like behind the runner's back; `removed` with the container.
+    pub signalled: bool,
+    pub removed: bool,
+    /// Its user ended it at the host.
+    pub user_ended: bool,
+}
+
+/// The last answer to a task's submission.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing came to the runner.
+    #[default]
+    NotSent,
+    Accepted,
+    /// With this status.
+    Refused(u16),
+    /// The connection broke: done or not.
+    Broken,
+}
+
+impl<'a> World<'a> {
+    pub fn make(place: &'a mut Place, schedule: &'a Schedule) -> World<'a> {
+        let root = place.dir.path().to_owned();
+        let fresh = |under: &str| {
+            let path = root.join(under).join(schedule.seed.to_string());
+            fs::create_dir_all(&path).expect("a directory");
+            path
+        };
+        let (shared, marks) = (fresh("share"), fresh("marks"));
+        let state_root = root.join("state");
+        // A file system without a disk only where one is to be full: fsync costs nothing there.
+        let is_full_once = schedule.has(Kind::StateDirFull);
+        let state = fresh(if is_full_once { "state" } else { "disk" });
+        let clock_path = marks.join("clock");
+        fs::write(&clock_path, 0i64.to_ne_bytes()).expect("the clock's file");
+        let clock = File::options().write(true).open(&clock_path).expect("the clock's file");
+
+        let host = Arc::new(FakeHost::start());
+        let proxy = EngineProxy::before_own(place.engine());
+        let text = |path: &Path| path.to_str().expect("a plain path").to_owned();
+        let mounts = vec![toml::Value::from(format!("{}:{MARKS}", text(&marks)))];
+        let mut builder = Daemon::builder()
+            .host(&host)
+            .own_engine(place.engine())
+            .engine(&proxy)
+            .set("node_id", test_name("campaign"))
+            .set("shared_dir", text(&shared))
+            .set("state_dir", text(&state))
+            .set("additional_mounts", mounts);
+        if schedule.has(Kind::ClockJumps) {
+            builder = builder
+                .env("LD_PRELOAD", &text(&place.clock_library))
+                .env("CAMPAIGN_CLOCK", &text(&clock_path));
+        }
+        if let Some(arguments) = strace(schedule, &state) {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            builder = builder.strace(&arguments);
+        }
+        let daemon = builder.stopped();
+        for task in &schedule.tasks {
+            if let Some(script) = task.script() {
+                fs::write(marks.join(format!("{}.sh", task.id)), script).expect("a script");
+            }
+        }
+        let tasks = schedule.tasks.iter().map(|task| (task.id, TaskNote::default())).collect();
+        World {
+            schedule,
+            begin: Instant::now(),
+            client: place.engine().client().clone(),
+            engine: Mutex::new(place.engine.as_mut().expect("an Engine")),
+            address: daemon.address(),
+            local_temp: PathBuf::from(daemon.setting("local_temp_dir")),
+            daemon: Mutex::new(daemon),
+            runner: Arc::default(),
+            proxy,
+            host,
+            logs: shared.join("logs"),
+            marks,
+            state_dir: state,
+            share_root: root.join("share"),
+            state_root,
+            clock,
+            notes: Arc::new(Mutex::new(Notes { tasks, ..Notes::default() })),
+            foreign: Mutex::default(),
+        }
+    }
+
+    pub fn notes(&self) -> MutexGuard<'_, Notes> {
+        locked(&self.notes)
+    }
+
+    pub fn injected(&self, kind: Kind) {
+        locked(&self.notes).injected(kind);
+    }
+
+    pub fn breach(&self, what: impl Into<String>) {
+        self.notes().breaches.push(what.into());
+    }
+
+    pub fn note_task(&self, id: u64, change: impl FnOnce(&mut TaskNote)) {
+        change(self.notes().tasks.get_mut(&id).expect("a task of the schedule"));
+    }
+
+    pub fn set_clock(&self, offset: i64) {
+        self.clock.write_all_at(&offset.to_ne_bytes(), 0).expect("the clock's file");
+    }
+
+    /// Names of the runner's containers, strangers that carry its label left out.
+    pub fn containers(&self) -> Vec<String> {
+        let mut names = locked(&self.daemon).containers();
+        let foreign = locked(&self.foreign);
+        names.retain(|name| !foreign.iter().any(|foreign| foreign.name == *name));
+        names
+    }
+
+    /// The runner's log without what a reader does not look for.
+    pub fn log(&self) -> String {
+        locked(&self.daemon).log()
+    }
+}
+
+impl Drop for World<'_> {
+    fn drop(&mut self) {
+        // Contract breaches were taken for the verdict; what came after must not panic here.
+        drop(self.host.take_breaches());
+        for foreign in locked(&self.foreign).drain(..) {
+            self.client.remove_container(&foreign.name);
+            let _ = self.client.try_api("DELETE", &format!("/images/{}", foreign.image), None);
+        }
+        locked(&self.daemon).kill9();
+        for directory in [self.logs.parent().unwrap_or(&self.logs), &self.state_dir, &self.marks] {
+            let _ = fs::remove_dir_all(directory);
+        }
+    }
+}
+
+impl Notes {
+    pub fn injected(&mut self, kind: Kind) {
+        *self.injected.entry(kind).or_default() += 1;
+    }
+}
+
+impl Span {
+    pub fn since(begin: Instant) -> Span {
+        Span { begin, end: Instant::now() }
+    }
+}
+
+/// Which process is the runner, so that any thread may kill it and none kills another.
+#[derive(Default)]
+pub struct Runner {
+    life: Mutex<Life>,
+}
+
+#[derive(Default)]
+struct Life {
+    pid: Option<Pid>,
+    killed: bool,
+    terminated: Option<Instant>,
+    /// Set when the schedule is over: nobody starts it again.
+    is_over: bool,
+}
+
+/// How a life of the runner ended.
+pub struct End {
+    pub killed: bool,
+    pub terminated: Option<Duration>,
+}
+
+impl Runner {
+    /// SIGKILL. False when it was not alive.
+    pub fn kill(&self) -> bool {
+        let mut life = locked(&self.life);
+        life.killed |= life.pid.is_some();
+        life.pid.is_some_and(|pid| kill(pid, Signal::SIGKILL) != Err(Errno::ESRCH))
+    }
+
+    /// SIGTERM. False when it was not alive.
+    pub fn terminate(&self) -> bool {
+        let mut life = locked(&self.life);
+        if life.pid.is_some() {
+            life.terminated.get_or_insert_with(Instant::now);
+        }
+        life.pid.is_some_and(|pid| kill(pid, Signal::SIGTERM) != Err(Errno::ESRCH))
+    }
+
+    pub fn launch(&self, daemon: &mut Daemon) {
+        let mut life = locked(&self.life);
+        daemon.launch();
+        *life = Life { pid: Some(Pid::from_raw(daemon.pid())), ..Life::default() };
+    }
+
+    /// Reaps the process if it has ended. Under the lock: until then its number is nobody else's.
+    pub fn reap(&self, daemon: &mut Daemon) -> Option<(End, Option<i32>, Option<i32>)> {
+        let mut life = locked(&self.life);
+        life.pid?;
+        if !daemon.has_exited() {
+            return None;
+        }
+        let (code, signal) = daemon.wait_exit(Duration::ZERO);
+        let end =
+            End { killed: life.killed, terminated: life.terminated.map(|since| since.elapsed()) };
+        life.pid = None;
+        Some((end, code, signal))
+    }
+
+    pub fn is_over(&self) -> bool {
+        locked(&self.life).is_over
+    }
+
+    pub fn set_over(&self) {
+        locked(&self.life).is_over = true;
+    }
+}
+
+/// Fills a file system up to its last byte; removing the file frees it.
+pub fn fill(file_system: &Path) -> PathBuf {
+    let path = file_system.join("filler");
+    let mut file = File::create(&path).expect("a filler");
+    while file.write_all(&[0; 4096]).is_ok() {}
+    path
+}
+
+/// Traces only what touches the state directory, so that a count means something.
+fn strace(schedule: &Schedule, state: &Path) -> Option<Vec<String>> {
+    let call = schedule.state_call?;
+    let mut arguments = vec![
+        "-e".to_owned(),
+        format!("trace={}", call.call),
+        "-e".to_owned(),
+        format!("inject={}:signal=KILL:when={}", call.call, call.nth),
+    ];
+    let (tasks, ended) = (state.join("tasks"), state.join("ended"));
+    let mut paths = vec![tasks.clone(), ended.clone()];
+    for task in &schedule.tasks {
+        let name = format!("{}.json", task.id);
+        paths.extend([tasks.join(&name), tasks.join(name.clone() + ".new"), ended.join(&name)]);
+    }
+    for path in paths {
+        arguments.extend(["-P".to_owned(), path.to_str().expect("a plain path").to_owned()]);
+    }
+    Some(arguments)
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {stderr}");
+}
+
+pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
