@@ -88,10 +88,15 @@ pub const HTTP_HELP: Duration = Duration::from_millis(1);
 pub const HTTP_SWEEP: Duration = Duration::from_millis(500);
 /// Streams open at a time; each is a thread.
 pub const HTTP_STREAMS_MAX: usize = 64;
-/// At stop: what runs may finish, then parked callers are told 503. Inside `SHUTDOWN_GRACE`.
-pub const HTTP_DRAIN: Duration = Duration::from_millis(1000);
+/// At stop, once nobody new is let in: what runs may finish this long. Only what is slower than
+/// `SHUTDOWN_SETTLE` is still there then, and meanwhile callers are refused.
+pub const HTTP_DRAIN: Duration = Duration::from_millis(300);
+/// Of it, for whoever had connected in the last moment: a request follows its connection at once.
+pub const HTTP_LAST_HEARING: Duration = Duration::from_millis(100);
+/// Streams end at once; one that is held up by shared storage is left behind after this.
+pub const HTTP_STREAMS_LEAVE: Duration = Duration::from_millis(100);
 /// Meanwhile the door looks this often whether all is done.
-pub const HTTP_DRAIN_TURN: Duration = Duration::from_millis(10);
+pub const HTTP_DRAIN_TURN: Duration = Duration::from_millis(1);
 /// What every 503 gives in `Retry-After`. Bounds are reached in bursts, which pass within a second.
 pub const HTTP_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Of an input that a 422 quotes back, this much at most; a longer one is not quoted.
@@ -167,9 +172,13 @@ pub const ENGINE_TIMEOUT_STEP: Duration = Duration::from_millis(50);
 pub const ENGINE_ARCHIVE_EXTENSIONS_MAX: usize = 8;
 pub const ENGINE_ARCHIVE_EXTENSION_BYTES_MAX: u64 = 1024 * 1024;
 
-/// First and longest pause before a lost event stream is opened again.
+/// First and longest pause before a lost event stream is opened again. A connect costs nothing, and
+/// what ends meanwhile waits for it.
 pub const ENGINE_EVENTS_PAUSE_MIN: Duration = Duration::from_millis(100);
-pub const ENGINE_EVENTS_PAUSE_MAX: Duration = Duration::from_secs(5);
+pub const ENGINE_EVENTS_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Events that the Engine keeps in its memory (its own constant, seen with 20.10).
+pub const ENGINE_EVENTS_REMEMBERED: usize = 256;
 
 // ── lanes ────────────────────────────────────────────────────────────────────────────────────
 
@@ -343,10 +352,33 @@ pub const ENGINE_PROBE_EVERY_WHEN_AWAY: Duration = Duration::from_secs(1);
 
 /// Records are compared with the Engine's containers, and old ones thrown away, this often.
 pub const RECONCILE_EVERY: Duration = Duration::from_secs(60);
+/// Our own addresses, which may always call, are looked up this often: interfaces come and go.
+pub const OWN_ADDRESSES_EVERY: Duration = Duration::from_secs(60);
 pub const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
 /// A runner that is told to stop waits this long for its threads before it leaves (design law 10).
 pub const SHUTDOWN_GRACE: Duration = Duration::from_millis(1500);
+
+/// Of it, for lanes and outbox to finish what they are at, while callers are still served.
+pub const SHUTDOWN_SETTLE: Duration = Duration::from_millis(900);
+
+/// Then the process leaves, whoever still hangs; the rest of two seconds is a loaded machine's.
+pub const SHUTDOWN_DEADLINE: Duration = Duration::from_millis(1700);
+
+/// What a service manager is told goes into its queue at once; one that hangs is not waited for.
+pub const SUPERVISOR_DEADLINE: Duration = Duration::from_millis(100);
+/// The line of status is looked at this often, and told if it has changed.
+pub const SUPERVISOR_STATUS_EVERY: Duration = Duration::from_secs(5);
+/// Sockets that a service manager may pass: each address family and the socket file, several times.
+pub const SUPERVISOR_SOCKETS_MAX: i32 = 16;
+/// No worker's step lasts as long, `ENGINE_START_DEADLINE` and some durable writes together.
+pub const LANES_STUCK_AFTER: Duration = Duration::from_secs(180);
+
+/// A start waits this long for a port or a state directory that another process has: a predecessor
+/// that was told to stop is gone by then.
+pub const START_PATIENCE: Duration = Duration::from_millis(2500);
+/// And looks this often: callers are refused meanwhile.
+pub const START_LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 // ── cli ──────────────────────────────────────────────────────────────────────────────────────
 

@@ -17,6 +17,7 @@ mod life;
 mod load;
 mod peers;
 mod place;
+mod restart;
 mod runner;
 mod start;
 mod tasks;
@@ -36,6 +37,7 @@ struct Group {
 const GROUPS: &[Group] = &[
     Group { name: "binary", what: "the size of the binary", run: start::binary },
     Group { name: "start", what: "exec to the first answered request", run: start::first_answer },
+    Group { name: "restart", what: "one runner follows another", run: restart::gap },
     Group { name: "get", what: "small GETs, beside two other servers", run: get::run },
     Group {
         name: "tasks",

@@ -90,11 +90,11 @@ impl Runner {
         self.child = Some(command.spawn().expect("the runner's binary"));
     }
 
-    /// Ends it as an operator does, and returns when it has ended.
+    /// Tells it to stop, and returns when it has ended.
     pub fn end(&mut self) {
         let mut child = self.child.take().expect("a runner that was started");
         kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).expect("our child");
-        child.wait().expect("our child");
+        assert!(child.wait().is_ok_and(|status| status.success()));
     }
 
     pub fn state_dir(&self) -> PathBuf {

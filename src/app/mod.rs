@@ -2,14 +2,17 @@
 //! command line, and by programs that embed a node.
 
 pub mod config;
+mod log_file;
+mod process;
+mod pulse;
 mod signals;
+mod supervisor;
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -20,8 +23,9 @@ use crate::host::Host;
 use crate::host::outbox::Outbox;
 use crate::lanes::{Group, Lanes, LanesSetup, Next};
 use crate::limits::{
-    ARENAS_MAX, FILES_THREADS_MAX, HTTP_WORKERS, JOIN_LOOK_AGAIN, OWN_MAPPING_BYTES_MIN,
-    PATIENT_THREADS_MAX, SHUTDOWN_GRACE, URGENT_WORKERS, WORKERS_PER_NODE,
+    FILES_THREADS_MAX, HTTP_DRAIN, HTTP_STREAMS_LEAVE, HTTP_WORKERS, JOIN_LOOK_AGAIN,
+    PATIENT_THREADS_MAX, SHUTDOWN_GRACE, SHUTDOWN_SETTLE, START_LOOK_AGAIN, START_PATIENCE,
+    URGENT_WORKERS, WORKERS_PER_NODE,
 };
 use crate::loops;
 use crate::machine::watch::FirstWrites;
@@ -32,15 +36,19 @@ use crate::model::topology::Topology;
 use crate::ops::task::{finish, logs, recover};
 use crate::ops::{Node, reports};
 use crate::serve::access::Policy;
-use crate::serve::{Access, Patience, ServeError, Server, Setup};
+use crate::serve::{self, Access, Passed, ServeError, Server, Setup, Sockets};
 use crate::stop::Stop;
 use crate::store::{StoreError, Table};
+
+pub use process::serve;
 
 /// A node at work.
 #[derive(Debug)]
 pub struct Running {
     node: Arc<Node>,
     server: Server,
+    door_stop: Stop,
+    outbox: Option<JoinHandle<Option<()>>>,
     threads: Vec<JoinHandle<Option<()>>>,
 }
 
@@ -55,27 +63,8 @@ pub enum StartError {
     Serve(ServeError),
     /// The operating system refused a thread.
     Threads(io::Error),
-}
-
-/// Runs the runner until SIGTERM or SIGINT. Containers run on.
-pub fn serve(settings: Settings) -> ExitCode {
-    start_log(settings.log_level);
-    keep_memory_small();
-    if let Err(error) = signals::keep_for_main() {
-        log::error!("signals: {error}");
-        return ExitCode::FAILURE;
-    }
-    let running = match start(settings) {
-        Ok(running) => running,
-        Err(error) => {
-            log::error!("{error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let signal = signals::wait();
-    log::info!("{signal}: stopping; containers run on");
-    running.stop();
-    ExitCode::SUCCESS
+    /// It was told to stop before it was through.
+    Stopped,
 }
 
 /// Starts a node: it listens, finds its tasks again, and registers.
@@ -83,17 +72,43 @@ pub fn serve(settings: Settings) -> ExitCode {
 /// # Errors
 /// What a node can't do without; nothing is left running then.
 pub fn start(settings: Settings) -> Result<Running, StartError> {
-    let stop = Stop::new();
-    let started = start_all(settings, &stop);
+    start_on(settings, Vec::new(), &Stop::new())
+}
+
+/// The same on sockets that a service manager has `passed`. A `stop` that goes up meanwhile ends the
+/// start, or is the first half of [`Running::stop`].
+fn start_on(settings: Settings, passed: Vec<Passed>, stop: &Stop) -> Result<Running, StartError> {
+    let door_stop = Stop::new();
+    let started = start_all(settings, passed, stop, &door_stop);
     if started.is_err() {
         stop.raise();
+        door_stop.raise();
     }
     started
 }
 
-fn start_all(settings: Settings, stop: &Stop) -> Result<Running, StartError> {
+fn start_all(
+    settings: Settings,
+    passed: Vec<Passed>,
+    stop: &Stop,
+    door_stop: &Stop,
+) -> Result<Running, StartError> {
+    // First of all: from here on callers wait instead of being refused.
+    let mut patience = Patience::new(stop);
+    let address = SocketAddr::new(settings.runner_bind_ip, settings.runner_port);
+    let api_socket = settings.api_socket.as_deref();
+    let sockets =
+        Sockets::open_or_take(address, api_socket, passed, |error| patience.wait_for(error))?;
     make_directory(&settings.local_temp_dir)?;
-    let tasks = Table::open(&settings.state_dir)?;
+    let tasks = loop {
+        match Table::open(&settings.state_dir) {
+            Err(error @ StoreError::InUse { .. }) if patience.wait_for(&error) => {}
+            opened => break opened?,
+        }
+    };
+    if stop.is_raised() {
+        return Err(StartError::Stopped);
+    }
     let topology = topology::read(&settings.sysfs_root);
 
     // The lanes' flag job needs the node, and the node holds the lanes.
@@ -148,8 +163,17 @@ fn start_all(settings: Settings, stop: &Stop) -> Result<Running, StartError> {
     let _ = home.set(Arc::downgrade(&node));
     let share = loops::shared_dir::start(&node)?;
 
-    // Listen first: the host dispatches as soon as we are registered.
-    let server = Server::start(server_setup(&node), ROUTES, Arc::clone(&node), stop.clone())?;
+    // The door first: the host dispatches as soon as we are registered.
+    let setup = server_setup(&node, sockets);
+    let server = Server::start(setup, ROUTES, Arc::clone(&node), door_stop.clone())?;
+    {
+        let node = Arc::downgrade(&node);
+        door_stop.on_raise(move || {
+            if let Some(node) = node.upgrade() {
+                node.events.close();
+            }
+        });
+    }
     log::info!("node {} listens on {}", node.settings.node_id, server.local_addr());
     recover::resume_all(&node);
 
@@ -158,15 +182,16 @@ fn start_all(settings: Settings, stop: &Stop) -> Result<Running, StartError> {
     stop.on_raise(move || {
         let _ = reconcile_wanted.try_send(());
     });
+    let mut outbox = None;
     if let Some(host) = host {
         let changed = move |addresses| access.set_host_addresses(addresses);
         threads.extend(host.names.keep_known(stop.clone(), changed)?);
-        threads.push(node.outbox.start(Arc::clone(&host), reports::ledger(&node), stop)?);
+        outbox = Some(node.outbox.start(Arc::clone(&host), reports::ledger(&node), stop)?);
         threads.push(loops::heartbeat::start(&node, &host)?);
     } else {
         log::info!("standalone: no HOST_ADDRESS is set");
     }
-    Ok(Running { node, server, threads })
+    Ok(Running { node, server, door_stop: door_stop.clone(), outbox, threads })
 }
 
 impl Running {
@@ -175,23 +200,64 @@ impl Running {
         self.server.local_addr()
     }
 
-    /// Stops accepting, lets what runs end, and gives up on what does not within
-    /// [`SHUTDOWN_GRACE`]: the records know how to go on.
+    /// Lets what runs end, and gives up on what does not within [`SHUTDOWN_GRACE`]: the records
+    /// know how to go on.
     pub fn stop(self) {
         let until = Instant::now() + SHUTDOWN_GRACE;
-        self.node.stop.raise();
-        self.server.join(until.saturating_duration_since(Instant::now()));
-        self.node.lanes.join(until);
-        for thread in self.threads {
-            // Without its end there is no deadline on `join`: a thread in a call to a hung peer
-            // is left to the process's own end.
-            while !thread.is_finished() && Instant::now() < until {
-                std::thread::sleep(JOIN_LOOK_AGAIN);
-            }
-            if thread.is_finished() {
+        self.let_go();
+        // Without its end there is no deadline on `join`: a thread in a call to a hung peer is left
+        // to the process's own end.
+        for thread in self.threads.into_iter().chain(self.outbox) {
+            if join_until(&thread, until) {
                 let _ = thread.join();
             }
         }
+    }
+
+    /// The part of a stop that callers, tasks and the host would miss. First the lanes and the
+    /// outbox finish what they are at, while callers are served as before: what is accepted then is
+    /// on disk, and the next start begins with it. Then the door closes, when nothing is under way,
+    /// so that the time without one is short.
+    fn let_go(&self) {
+        let settled = Instant::now() + SHUTDOWN_SETTLE;
+        self.node.stop.raise();
+        self.node.lanes.join(settled);
+        if let Some(outbox) = &self.outbox {
+            join_until(outbox, settled);
+        }
+        self.server.settle(settled.saturating_duration_since(Instant::now()));
+        self.door_stop.raise();
+        self.server.join(HTTP_DRAIN + HTTP_STREAMS_LEAVE);
+    }
+}
+
+/// True if it has ended by then.
+fn join_until(thread: &JoinHandle<Option<()>>, until: Instant) -> bool {
+    while !thread.is_finished() && Instant::now() < until {
+        std::thread::sleep(JOIN_LOOK_AGAIN);
+    }
+    thread.is_finished()
+}
+
+/// How long a start waits for what a predecessor still has.
+struct Patience<'s> {
+    until: Instant,
+    stop: &'s Stop,
+    has_told: bool,
+}
+
+impl Patience<'_> {
+    fn new(stop: &Stop) -> Patience<'_> {
+        Patience { until: Instant::now() + START_PATIENCE, stop, has_told: false }
+    }
+
+    /// Pauses; false when it is over.
+    fn wait_for(&mut self, what: &dyn fmt::Display) -> bool {
+        if !self.has_told {
+            log::warn!("{what}; waiting {} s for it", START_PATIENCE.as_secs_f32());
+            self.has_told = true;
+        }
+        Instant::now() < self.until && !self.stop.wait(START_LOOK_AGAIN)
     }
 }
 
@@ -228,47 +294,18 @@ fn policy(settings: &Settings) -> Policy {
     }
 }
 
-fn server_setup(node: &Node) -> Setup {
+fn server_setup(node: &Node, sockets: Sockets) -> Setup {
     Setup {
-        address: SocketAddr::new(node.settings.runner_bind_ip, node.settings.runner_port),
-        api_socket: node.settings.api_socket.clone(),
+        sockets,
         workers: HTTP_WORKERS,
         access: Arc::clone(&node.access),
-        patience: Patience::default(),
+        patience: serve::Patience::default(),
     }
 }
 
 fn make_directory(path: &Path) -> Result<(), StartError> {
     std::fs::create_dir_all(path)
         .map_err(|source| StartError::Directory { path: path.to_owned(), source })
-}
-
-/// The C library keeps freed memory for later: per thread, and whole megabytes once a large body has
-/// passed. Of a daemon that idles for days the machine wants it back (after a burst of 4 MB bodies
-/// 112 MB stayed, with this 4.5).
-fn keep_memory_small() {
-    // SAFETY: mallopt only sets parameters of the allocator; no thread but this one runs yet.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, ARENAS_MAX);
-        // Given explicitly, so that it does not grow with what is freed.
-        libc::mallopt(libc::M_MMAP_THRESHOLD, OWN_MAPPING_BYTES_MIN);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, OWN_MAPPING_BYTES_MIN);
-    }
-}
-
-fn start_log(level: log::LevelFilter) {
-    let started = env_logger::Builder::new()
-        .filter_level(log::LevelFilter::Warn)
-        .filter_module("river_runner", level)
-        .format(|out, record| {
-            use std::io::Write;
-            let now = chrono::Local::now().format("%H:%M:%S%.3f");
-            let module = record.target().trim_start_matches("river_runner::");
-            writeln!(out, "{now} | {:<5} | {module} - {}", record.level(), record.args())
-        })
-        .try_init();
-    // An embedding program may have a logger of its own; ours then stays out of the way.
-    drop(started);
 }
 
 impl From<StoreError> for StartError {
@@ -301,6 +338,7 @@ impl fmt::Display for StartError {
                 None => error.fmt(f),
             },
             StartError::Threads(error) => write!(f, "threads: {error}"),
+            StartError::Stopped => f.write_str("stopped while it started"),
         }
     }
 }
@@ -311,6 +349,7 @@ impl Error for StartError {
             StartError::Directory { source, .. } | StartError::Threads(source) => Some(source),
             StartError::Store(error) => Some(error),
             StartError::Serve(error) => Some(error),
+            StartError::Stopped => None,
         }
     }
 }

@@ -21,8 +21,6 @@ pub(super) struct Ask {
     pub body: Vec<u8>,
     pub content_type: Option<&'static str>,
     pub deadline: Duration,
-    /// Whether doing it twice is as good as once: then a call whose connection broke is made again.
-    pub repeatable: bool,
 }
 
 impl Ask {
@@ -44,25 +42,12 @@ impl Ask {
 
     fn new(call: &'static str, method: Method, target: String) -> Ask {
         let deadline = limits::ENGINE_CALL_DEADLINE;
-        Ask {
-            call,
-            method,
-            target,
-            body: Vec::new(),
-            content_type: None,
-            deadline,
-            repeatable: true,
-        }
+        Ask { call, method, target, body: Vec::new(), content_type: None, deadline }
     }
 
     /// With another deadline than the quick one.
     pub fn within(self, deadline: Duration) -> Ask {
         Ask { deadline, ..self }
-    }
-
-    /// Never made twice by itself: the caller has to look first what became of it.
-    pub fn once(self) -> Ask {
-        Ask { repeatable: false, ..self }
     }
 
     /// With a JSON body.

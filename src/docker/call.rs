@@ -44,13 +44,19 @@ impl Reply {
     }
 
     /// The whole body as `T`.
-    pub fn json<T: DeserializeOwned>(mut self) -> Result<T, DockerError> {
+    pub fn json<T: DeserializeOwned>(self) -> Result<T, DockerError> {
+        let call = self.call;
+        serde_json::from_slice(&self.bytes()?)
+            .map_err(|error| DockerError::Garbage { call, source: error.into() })
+    }
+
+    /// The whole body.
+    pub fn bytes(mut self) -> Result<Vec<u8>, DockerError> {
         let mut body = Vec::new();
         let reader = &mut self.response.body_mut().with_config().limit(REPLY_BYTES_MAX).reader();
         let read = reader.read_to_end(&mut body);
         read.map_err(|error| self.fault(error))?;
-        serde_json::from_slice(&body)
-            .map_err(|error| DockerError::Garbage { call: self.call, source: error.into() })
+        Ok(body)
     }
 
     /// The answer was the status. The body is read all the same: unread it costs the connection.
@@ -78,11 +84,25 @@ impl Engine {
         let turn = Turn::take(self, Class::Quick, ask.call)?;
         let until = turn.started + ask.deadline;
         let mut answer = self.try_quick(ask, until);
-        if ask.repeatable && matches!(answer, Err(DockerError::Broken { .. })) {
+        if matches!(answer, Err(DockerError::Broken { .. })) {
             metrics::ENGINE_CALLS_REPEATED.up();
             self.seen().broken();
             answer = self.try_quick(ask, until);
         }
+        self.judge(ask, answer, turn)
+    }
+
+    /// Makes a quick call on a connection of its own. An Engine on its way out takes no new
+    /// connection, while the kept ones still get answers: what this call is told, it is told by one
+    /// that is there to stay.
+    pub(super) fn ask_anew(&self, ask: &Ask) -> Result<Reply, DockerError> {
+        let turn = Turn::take(self, Class::Quick, ask.call)?;
+        let agent = self.own_agent(limits::ENGINE_BUFFER_BYTES, None);
+        let until = turn.started + ask.deadline;
+        let answer = self.versioned(&agent, ask, until).and_then(|target| {
+            let left = self.left(ask, until)?;
+            self.send_own_body(&agent, ask, &target, left)
+        });
         self.judge(ask, answer, turn)
     }
 

@@ -32,6 +32,7 @@ mod events;
 mod health;
 mod images;
 mod lines;
+mod memory;
 mod names;
 mod networks;
 mod socket;
@@ -42,6 +43,7 @@ pub use self::error::DockerError;
 pub use self::events::{EXIT_CODE_LABEL, EngineEvent, watch_ends};
 pub use self::health::{ApiVersion, EngineHealth, NotAVersion};
 pub use self::images::{Image, Loaded, Progress};
+pub use self::memory::Memory;
 pub use self::networks::Network;
 pub use self::socket::{NotAUnixSocket, connect, socket_from_env};
 pub use crate::wire::docker::{ContainerState, ContainerSummary, Created, ImageSummary, PathStat};
@@ -81,6 +83,8 @@ pub struct EngineInfo {
     pub memory_bytes: u64,
     /// With user namespaces: the host ids that are 0 in a container.
     pub userns_shift: Option<UserNamespaceShift>,
+    /// Containers run on while it is stopped.
+    pub live_restore: bool,
 }
 
 /// Container id 0 as the host sees it.
@@ -152,6 +156,7 @@ impl Engine {
             root_dir: PathBuf::from(info.docker_root_dir),
             cores: info.ncpu,
             memory_bytes: info.mem_total,
+            live_restore: info.live_restore_enabled,
         })
     }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::mem;
 use std::time::Instant;
 
-use crate::lanes::{Gauge, Job, LaneRefused, PoolGauge};
+use crate::lanes::{Gauge, Job, LaneRefused, PoolGauge, Progress};
 use crate::limits::{LANE_ORDERS_MAX, LANES_MAX};
 use crate::model::ids::TaskId;
 
@@ -19,6 +19,8 @@ pub(super) struct Board {
     /// The ordinary crews, then the urgent one.
     crews: Vec<Crew>,
     next_ticket: Ticket,
+    /// Pieces of work that were taken, ever.
+    steps: u64,
     /// Workers and the clock, as far as they have not ended.
     threads: usize,
     stopped: bool,
@@ -102,6 +104,7 @@ impl Board {
             asleep: BTreeSet::new(),
             crews: ordinary.chain([(None, urgent)]).map(crew).collect(),
             next_ticket: 0,
+            steps: 0,
             threads: 0,
             stopped: false,
         }
@@ -217,6 +220,7 @@ impl Board {
         let id = self.ready.remove(&slot)?;
         let lane = self.lanes.get_mut(&id)?;
         lane.nudged = false;
+        self.steps += 1;
         let job = match mem::replace(&mut lane.stage, Stage::Busy) {
             Stage::Ready(job) => Some(job),
             Stage::Between | Stage::Busy | Stage::Asleep(..) => {
@@ -359,6 +363,13 @@ impl Board {
     /// What a lane has listed or under way, if it exists.
     pub fn label(&self, id: TaskId) -> Option<&'static str> {
         self.lanes.get(&id).map(|lane| lane.course.label)
+    }
+
+    pub fn progress(&self) -> Progress {
+        // One of the threads is the clock.
+        let workers = self.threads.saturating_sub(1);
+        let idle = self.crews.iter().map(|crew| crew.idle + crew.called).sum();
+        Progress { workers, idle, steps: self.steps }
     }
 
     pub fn gauge(&self, patient: PoolGauge, files: PoolGauge) -> Gauge {

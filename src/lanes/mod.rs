@@ -114,6 +114,17 @@ pub struct Gauge {
     pub files: PoolGauge,
 }
 
+/// Whether the workers get on, by two looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Workers that have not ended.
+    pub workers: usize,
+    /// Of them, those that wait for work.
+    pub idle: usize,
+    /// Pieces of work that were begun, ever.
+    pub steps: u64,
+}
+
 /// All lanes of the runner; clones share them. They end by the [`Stop`] they were started with.
 #[derive(Clone)]
 pub struct Lanes {
@@ -192,6 +203,11 @@ impl Lanes {
     /// The figures now.
     pub fn gauge(&self) -> Gauge {
         self.shared.gauge()
+    }
+
+    /// How the workers get on.
+    pub fn progress(&self) -> Progress {
+        self.shared.with(|board| board.progress())
     }
 
     /// Waits, after the stop was raised, for running jobs to end. True if all threads have ended

@@ -632,3 +632,14 @@ fn lanes_without_a_group_do_not_start() {
     let refused = Lanes::start(setup, Arc::new(|_| Next::Done), Stop::new());
     assert!(refused.is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput));
 }
+
+#[test]
+fn progress_tells_a_crew_that_is_stuck_from_one_that_works_or_rests() {
+    let house = House::of_workers(1);
+    until(|| house.lanes.progress() == Progress { workers: 2, idle: 2, steps: 0 });
+    let gate = house.block(1);
+    assert_eq!(house.lanes.progress(), Progress { workers: 2, idle: 1, steps: 1 });
+    drop(gate);
+    house.settle();
+    until(|| house.lanes.progress() == Progress { workers: 2, idle: 2, steps: 1 });
+}

@@ -2,6 +2,7 @@
 //! old records away. Runs when the event stream asks for it, and by the clock.
 
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -9,8 +10,8 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::limits::{
-    ENGINE_PROBE_EVERY, ENGINE_PROBE_EVERY_WHEN_AWAY, PANIC_REST, PRUNE_EVERY, RECONCILE_EVERY,
-    STACK_BYTES,
+    ENGINE_PROBE_EVERY, ENGINE_PROBE_EVERY_WHEN_AWAY, OWN_ADDRESSES_EVERY, PANIC_REST, PRUNE_EVERY,
+    RECONCILE_EVERY, STACK_BYTES,
 };
 use crate::machine::addresses;
 use crate::ops::task::recover::reconcile;
@@ -30,19 +31,30 @@ pub fn start(node: &Arc<Node>, wanted: Receiver<()>) -> io::Result<JoinHandle<Op
 
 fn run(node: &Arc<Node>, wanted: &Receiver<()>) {
     let mut reconcile_at = Instant::now();
+    let mut addresses_at = Instant::now();
     let mut prune_at = Instant::now();
+    let mut was_away = false;
     while !node.stop.is_raised() {
-        if let Err(error) = node.engine.probe() {
-            log::debug!("probe: {error}");
-        }
+        let probed = node.engine.probe().inspect_err(|error| log::debug!("probe: {error}"));
+        let is_away = probed.is_err();
         node.tasks.look();
         shared_dir::tell_a_hang(node);
         let now = Instant::now();
-        if now >= reconcile_at {
+        if mem::replace(&mut was_away, is_away) && !is_away {
+            log::info!("the Docker Engine answers again");
+            // What waits for it goes on at once.
+            reconcile_at = now;
+        }
+        // Of one that hangs, every further question costs its whole deadline, and its return would
+        // be noticed that much later.
+        if now >= reconcile_at && !is_away {
             match reconcile(node) {
                 Ok(()) => reconcile_at = now + RECONCILE_EVERY,
                 Err(error) => log::debug!("reconcile: {error}"),
             }
+        }
+        if now >= addresses_at {
+            addresses_at = now + OWN_ADDRESSES_EVERY;
             if let Ok(own) = addresses::own() {
                 node.access.set_own_addresses(own.into_iter().collect());
             }
@@ -55,8 +67,11 @@ fn run(node: &Arc<Node>, wanted: &Receiver<()>) {
                 Err(error) => log::error!("{error}"),
             }
         }
-        let pause =
-            if node.engine.is_away() { ENGINE_PROBE_EVERY_WHEN_AWAY } else { ENGINE_PROBE_EVERY };
+        let pause = if is_away || node.engine.is_away() {
+            ENGINE_PROBE_EVERY_WHEN_AWAY
+        } else {
+            ENGINE_PROBE_EVERY
+        };
         match wanted.recv_timeout(pause) {
             Ok(()) => reconcile_at = Instant::now(),
             Err(RecvTimeoutError::Timeout) => {}

@@ -40,6 +40,8 @@ pub struct Settings {
     pub max_snapshots_per_vps: u32,
     pub auto_restore_on_create: bool,
     pub log_level: log::LevelFilter,
+    /// `None` logs to stderr.
+    pub runner_log_file: Option<PathBuf>,
     pub vm_images_dir: PathBuf,
     pub vm_instances_dir: PathBuf,
     pub vm_default_memory_mb: u64,
@@ -101,6 +103,7 @@ impl Default for Settings {
             max_snapshots_per_vps: 3,
             auto_restore_on_create: true,
             log_level: log::LevelFilter::Info,
+            runner_log_file: None,
             vm_images_dir: "/var/lib/kohakuriver/vm-images".into(),
             vm_instances_dir: "/var/lib/kohakuriver/vm-instances".into(),
             vm_default_memory_mb: 4096,

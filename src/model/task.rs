@@ -177,6 +177,10 @@ pub struct TaskRecord {
     /// that replaces it there.
     #[serde(default)]
     pub end_is_told: bool,
+    /// The time of the stdout file as it was made. The first act of whatever runs in the container
+    /// is to empty that file, which changes it: the witness where the Engine has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_made: Option<Stamp>,
     /// Whether the Engine may hold a container for it.
     pub container: ContainerTrace,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -219,6 +223,7 @@ impl TaskRecord {
             idempotency_key,
             tunnel_secret,
             end_is_told: false,
+            output_made: None,
             container: ContainerTrace::None,
             outcome: None,
             reports,

@@ -33,6 +33,7 @@ pub struct EventLog {
 struct Ring {
     events: VecDeque<Event>,
     last: u64,
+    closed: bool,
 }
 
 /// What a reader gets: the events after its cursor, and how many it has missed.
@@ -58,13 +59,19 @@ impl EventLog {
         self.grown.notify_all();
     }
 
+    /// Nobody waits here any more: the runner stops.
+    pub fn close(&self) {
+        lock(&self.ring).closed = true;
+        self.grown.notify_all();
+    }
+
     /// The events after number `since`, waiting up to `patience` for the first.
     pub fn since(&self, since: u64, patience: Duration) -> Page {
         let until = Instant::now() + patience;
         let mut ring = lock(&self.ring);
         // A cursor from before a restart is ahead of us: it has seen nothing of this run.
         let since = if since > ring.last { 0 } else { since };
-        while ring.last <= since {
+        while ring.last <= since && !ring.closed {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;

@@ -59,10 +59,8 @@ pub struct Node {
 pub enum Exit {
     /// The `die` event: code and moment.
     Told { code: i64, at: Stamp },
-    /// Found ended, or the event was lost: ask the Engine.
+    /// Found ended or gone, or the event was lost: ask the Engine.
     Found,
-    /// The Engine has no such container any more.
-    Gone,
 }
 
 impl std::fmt::Debug for Node {

@@ -126,6 +126,8 @@ pub(super) struct Conn {
     pub read: Vec<u8>,
     /// How many of `read` were searched for the end of the head.
     pub scanned: usize,
+    /// Whether a request has come on it: one that never asked has just connected.
+    pub has_asked: bool,
     /// Whether the lobby's epoll set knows the socket.
     pub watched: bool,
     _pass: Pass,
@@ -133,7 +135,16 @@ pub(super) struct Conn {
 
 impl Conn {
     pub fn new(socket: Socket, peer: Peer, pass: Pass) -> Box<Conn> {
-        Box::new(Conn { socket, peer, read: Vec::new(), scanned: 0, watched: false, _pass: pass })
+        let (has_asked, watched) = (false, false);
+        Box::new(Conn {
+            socket,
+            peer,
+            read: Vec::new(),
+            scanned: 0,
+            has_asked,
+            watched,
+            _pass: pass,
+        })
     }
 
     /// Appends what has arrived, through `scratch`; 0 is the end. Memory is taken for what came.

@@ -4,7 +4,7 @@
 
 use std::io::{ErrorKind, IoSlice};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use nix::sys::eventfd::EventFd;
@@ -81,6 +81,9 @@ pub(super) struct Desk {
     pub table: Table,
     pub access: Arc<Access>,
     pub patience: Patience,
+    /// No connection is kept after its answer: those who go on are to find whoever follows us.
+    pub leaving: AtomicBool,
+    /// Nobody new is let in: the door empties the house.
     pub stopping: AtomicBool,
     /// Readable from the moment of the stop on.
     pub stop_bell: EventFd,
@@ -93,6 +96,8 @@ pub(super) struct Desk {
     /// Workers alive and streams open.
     pub workers: AtomicUsize,
     pub streams: AtomicUsize,
+    /// How often the door has come round, for whoever asks whether it still does.
+    pub door_turns: AtomicU64,
 }
 
 impl Desk {
@@ -116,6 +121,7 @@ impl Desk {
                 Err(error) => Err(error),
             };
             conn.scanned = 0;
+            conn.has_asked = true;
             let head = match scanned {
                 Ok(head) => head,
                 Err(error) => {
@@ -188,6 +194,16 @@ impl Desk {
         }
     }
 
+    /// Goes on with a request whose bytes have come since the connection was seated; without any the
+    /// connection is closed.
+    pub fn attend_or_close(&self, seat: Seat, scratch: &mut [u8]) -> Option<Job> {
+        let Seat { mut conn, stage: Stage::Head, .. } = seat else { return None };
+        match conn.receive(scratch) {
+            Ok(0) | Err(_) => None,
+            Ok(_) => self.advance(conn, None),
+        }
+    }
+
     /// Puts `job` in the line; if that is full the caller is told.
     pub fn enqueue(&self, job: Job) {
         let lane = job.request.lane();
@@ -226,19 +242,47 @@ impl Desk {
     /// `manner`, but for a runner that stops and keeps no connection.
     pub fn until_stop(&self, manner: Manner) -> Manner {
         match manner.after {
-            After::KeepAlive if self.is_stopping() => Manner { after: After::Close, ..manner },
+            After::KeepAlive if self.leaving.load(Ordering::Relaxed) => {
+                Manner { after: After::Close, ..manner }
+            }
             After::KeepAlive | After::Close | After::Linger => manner,
         }
     }
 
-    /// Ends the door, the workers when their line is empty, and the streams.
+    /// Ends the door, which lets everybody out and then dismisses the workers, and the streams.
     pub fn stop(&self) {
+        self.leaving.store(true, Ordering::SeqCst);
         self.stopping.store(true, Ordering::SeqCst);
-        self.line.close();
-        self.lobby.kick_all(self.workers.load(Ordering::Relaxed));
         if let Err(error) = self.stop_bell.write(1) {
             log::error!("the stop can't be told to the door: {error}");
         }
+    }
+
+    /// Ends the workers when their line is empty.
+    pub fn dismiss(&self) {
+        self.line.close();
+        self.lobby.kick_all(self.workers.load(Ordering::Relaxed));
+    }
+
+    /// Whether no request is on its way through here: half read, at work, or half answered. Parked
+    /// ones don't count, they wait for others.
+    pub fn is_quiet(&self) -> bool {
+        self.at_rest_while(|| self.line.is_empty() && self.lobby.is_quiet())
+    }
+
+    /// Whether nobody is here but workers without work, and stays so if nobody is let in.
+    pub fn is_empty(&self) -> bool {
+        self.at_rest_while(|| self.line.is_empty() && self.lobby.is_empty())
+    }
+
+    /// Whether all workers rest while `is_so`. It is asked before and after: a worker that is awake
+    /// may have a connection in its hands, which it seats before it rests.
+    fn at_rest_while(&self, is_so: impl Fn() -> bool) -> bool {
+        let at_rest = || {
+            let workers = self.workers.load(Ordering::SeqCst);
+            self.lobby.resting() + self.line.resting() == workers
+        };
+        is_so() && at_rest() && is_so()
     }
 
     /// Whether the runner is on its way out.

@@ -17,8 +17,8 @@ use super::lobby::{Seat, Stage};
 use super::refusal::Refusal;
 use super::reply::Manner;
 use crate::limits::{
-    HTTP_ACCEPT_PAUSE, HTTP_ACCEPTS_PER_TURN, HTTP_DRAIN, HTTP_DRAIN_TURN, HTTP_EVENTS_PER_TURN,
-    HTTP_HEAD_BYTES_MAX, HTTP_HELP, HTTP_SWEEP,
+    HTTP_ACCEPT_PAUSE, HTTP_ACCEPTS_PER_TURN, HTTP_BACKLOG, HTTP_DRAIN, HTTP_DRAIN_TURN,
+    HTTP_EVENTS_PER_TURN, HTTP_HEAD_BYTES_MAX, HTTP_HELP, HTTP_LAST_HEARING, HTTP_SWEEP,
 };
 use crate::metrics;
 
@@ -98,6 +98,7 @@ impl Door {
         let timeout = timeout.map(EpollTimeout::try_from).and_then(Result::ok);
         // EINTR is a turn without events.
         let count = self.epoll.wait(events, timeout.unwrap_or(EpollTimeout::NONE)).unwrap_or(0);
+        self.desk.door_turns.fetch_add(1, Ordering::SeqCst);
         // Whoever has just asked gets a moment: busy is not stuck.
         let mut look = self.desk.door_helps.load(Ordering::SeqCst);
         for event in &events[..count] {
@@ -206,25 +207,64 @@ impl Door {
         }
     }
 
-    /// Lets what runs finish, for a moment; then tells parked callers that nothing more comes.
+    /// Lets everybody out: what runs is finished, whoever has just connected is heard, who is idle
+    /// is closed, and parked callers are told that nothing more comes.
     fn drain(&mut self, events: &mut [EpollEvent]) {
-        let end = Instant::now() + HTTP_DRAIN;
+        let begun = Instant::now();
+        let (hear_until, end) = (begun + HTTP_LAST_HEARING, begun + HTTP_DRAIN);
+        self.accept_the_last();
         self.listeners.clear();
         let _ = self.epoll.delete(&self.desk.stop_bell);
         loop {
-            drop(self.desk.lobby.take_all(|seat| matches!(seat.stage, Stage::Head)));
-            let everybody_left = self.desk.lobby.is_empty();
-            let workers_left = self.desk.workers.load(Ordering::Relaxed) == 0;
-            if Instant::now() >= end || (everybody_left && workers_left) {
+            let now = Instant::now();
+            self.tell_the_parked();
+            self.close_the_idle(now < hear_until);
+            if now >= end || self.desk.is_empty() {
                 break;
             }
-            // Workers are leaving: nobody else looks after those who are being answered.
+            // All workers may be stuck.
             self.desk.door_helps.store(true, Ordering::SeqCst);
             self.turn(events, Some(HTTP_DRAIN_TURN));
         }
-        for Seat { conn, stage, .. } in self.desk.lobby.take_all(|_| true) {
+        self.desk.dismiss();
+        self.tell_the_parked();
+    }
+
+    /// Takes who has connected already: closing the listener would reset them. On a socket that
+    /// lives on they wait for our successor.
+    fn accept_the_last(&mut self) {
+        for number in 0..self.listeners.len() {
+            if self.listeners[number].outlives_us() {
+                continue;
+            }
+            // As many as the kernel has kept for us; those who come meanwhile are not all awaited.
+            for _ in 0..=HTTP_BACKLOG as usize / HTTP_ACCEPTS_PER_TURN {
+                self.accept_some(number);
+            }
+        }
+    }
+
+    fn tell_the_parked(&self) {
+        for Seat { conn, stage, .. } in
+            self.desk.lobby.take_all(|s| matches!(s.stage, Stage::Parked { .. }))
+        {
             if let Stage::Parked { manner, .. } = stage {
                 self.desk.answer_parked(conn, &Refusal::Stopping.reply(), manner);
+            }
+        }
+    }
+
+    /// Closes who waits between two requests, unless the next has come this moment. While `hearing`,
+    /// who has not asked anything yet may still do so.
+    fn close_the_idle(&mut self, hearing: bool) {
+        let idle = |seat: &Seat| match &seat.stage {
+            Stage::Head => seat.conn.read.is_empty() && (seat.conn.has_asked || !hearing),
+            Stage::Lingering { .. } => !hearing,
+            Stage::Parked { .. } | Stage::Body(_) | Stage::Answering { .. } => false,
+        };
+        for seat in self.desk.lobby.take_all(idle) {
+            if let Some(job) = self.desk.attend_or_close(seat, &mut self.scratch) {
+                self.desk.enqueue(job);
             }
         }
     }

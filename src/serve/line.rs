@@ -34,6 +34,8 @@ struct Jobs<J> {
     /// Workers on the bench, and calls that none of them has heard yet.
     benched: usize,
     calls: usize,
+    /// Workers that wait here for either.
+    resting: usize,
     closed: bool,
 }
 
@@ -45,6 +47,7 @@ impl<J> Line<J> {
             urgent: VecDeque::new(),
             benched: 0,
             calls: 0,
+            resting: 0,
             closed: false,
         };
         Line { jobs: Mutex::new(jobs), urgent: Condvar::new(), call: Condvar::new() }
@@ -85,7 +88,9 @@ impl<J> Line<J> {
             if jobs.closed {
                 return None;
             }
+            jobs.resting += 1;
             jobs = unpoisoned(self.urgent.wait(jobs));
+            jobs.resting -= 1;
         }
     }
 
@@ -94,7 +99,9 @@ impl<J> Line<J> {
         let mut jobs = self.jobs();
         jobs.benched += 1;
         while jobs.calls == 0 && !jobs.closed {
+            jobs.resting += 1;
             jobs = unpoisoned(self.call.wait(jobs));
+            jobs.resting -= 1;
         }
         jobs.calls = jobs.calls.saturating_sub(1);
     }
@@ -111,10 +118,20 @@ impl<J> Line<J> {
         somebody
     }
 
+    /// How many workers wait here.
+    pub fn resting(&self) -> usize {
+        self.jobs().resting
+    }
+
     /// Whether no job waits.
     pub fn is_empty(&self) -> bool {
         let jobs = self.jobs();
         jobs.urgent.is_empty() && jobs.ordinary.is_empty()
+    }
+
+    /// Whether it takes no more jobs.
+    pub fn is_closed(&self) -> bool {
+        self.jobs().closed
     }
 
     /// Takes no more jobs. Those that wait are still done.

@@ -1,15 +1,19 @@
 //! The sockets the door listens on: TCP, and a file for local users. Opened before the door's
-//! thread starts, so that a port in use is an error of the start.
+//! thread starts, so that a port in use is an error of the start; or taken from a service manager,
+//! which keeps them open while one runner follows another.
 
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+use nix::sys::socket::{
+    self, AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr,
+    sockopt,
+};
 use nix::sys::stat::{Mode, fchmod};
 
 use super::ServeError;
@@ -19,27 +23,136 @@ use crate::limits::HTTP_BACKLOG;
 /// Group members may connect, others not.
 const SOCKET_MODE: u32 = 0o660;
 
+/// What a server listens on. Connections wait in the kernel from the opening on, so it is opened
+/// before whatever a start takes its time for.
 #[derive(Debug)]
-pub(super) enum Listener {
+pub struct Sockets {
+    pub(super) listeners: Vec<Listener>,
+    pub(super) local_addr: SocketAddr,
+}
+
+/// A listening socket that a service manager passed, with the name it gave it.
+#[derive(Debug)]
+pub struct Passed {
+    pub name: String,
+    pub socket: OwnedFd,
+}
+
+/// Why a passed socket is of no use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PassedFault {
+    /// It is no stream socket, or does not listen.
+    NotListening,
+    /// Neither TCP nor a socket file: whoever reaches it could not be told from others.
+    Family,
+    /// The host and the containers are told another port.
+    Port { listens: u16, wanted: u16 },
+    /// Users of this machine look for us elsewhere.
+    File { listens: PathBuf, wanted: PathBuf },
+}
+
+impl Sockets {
+    /// Listens on TCP, and on a socket file if there is to be one.
+    ///
+    /// # Errors
+    /// An address or socket file that can't be had.
+    pub fn open(address: SocketAddr, api_socket: Option<&Path>) -> Result<Sockets, ServeError> {
+        Sockets::open_or_take(address, api_socket, Vec::new(), |_| false)
+    }
+
+    /// Takes the `passed` sockets, and opens what is not among them. What another process still has
+    /// is tried again for as long as `again` says so, which is also where it is waited.
+    ///
+    /// # Errors
+    /// As [`Sockets::open`], or a passed socket does not fit the settings.
+    pub fn open_or_take(
+        address: SocketAddr,
+        api_socket: Option<&Path>,
+        passed: Vec<Passed>,
+        mut again: impl FnMut(&ServeError) -> bool,
+    ) -> Result<Sockets, ServeError> {
+        let (mut listeners, mut local_addr, mut has_file) = (Vec::new(), None, false);
+        for Passed { name, socket } in passed {
+            let taken = Listener::take(socket, address.port(), api_socket);
+            let listener = taken.map_err(|fault| ServeError::Passed { name, fault })?;
+            match listener.local_addr() {
+                Some(listened) => local_addr = local_addr.or(Some(listened)),
+                None => has_file = true,
+            }
+            listeners.push(listener);
+        }
+        let local_addr = match local_addr {
+            Some(local_addr) => local_addr,
+            None => {
+                let (tcp, local_addr) = insist(|| Listener::tcp(address), &mut again)?;
+                listeners.push(tcp);
+                local_addr
+            }
+        };
+        if let Some(path) = api_socket.filter(|_| !has_file) {
+            listeners.push(insist(|| Listener::unix(path), &mut again)?);
+        }
+        Ok(Sockets { listeners, local_addr })
+    }
+
+    /// Where TCP is listened on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+}
+
+/// Tries until it works, fails for another reason than somebody who has it, or `again` says no.
+fn insist<T>(
+    mut open: impl FnMut() -> Result<T, ServeError>,
+    again: &mut impl FnMut(&ServeError) -> bool,
+) -> Result<T, ServeError> {
+    loop {
+        match open() {
+            Err(error) if error.is_in_use() && again(&error) => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Listener {
+    socket: Listening,
+    origin: Origin,
+}
+
+#[derive(Debug)]
+enum Listening {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Unix(UnixListener),
+}
+
+/// Whose the socket is, and with it what is done at the end.
+#[derive(Debug, PartialEq, Eq)]
+enum Origin {
+    /// Nobody listens on it after us.
+    Opened,
+    /// The same, and the file goes with it.
+    OpenedFile(PathBuf),
+    /// The service manager has it too, and gives it to whoever follows us.
+    Passed,
 }
 
 impl Listener {
     /// Listens on TCP, and says where when `address` left the port open.
-    pub fn tcp(address: SocketAddr) -> Result<(Listener, SocketAddr), ServeError> {
+    fn tcp(address: SocketAddr) -> Result<(Listener, SocketAddr), ServeError> {
         let open = || {
             let listener = TcpListener::bind(address)?;
             listener.set_nonblocking(true)?;
             socket::listen(&listener, backlog())?;
             let local_addr = listener.local_addr()?;
-            Ok((Listener::Tcp(listener), local_addr))
+            let socket = Listening::Tcp(listener);
+            Ok((Listener { socket, origin: Origin::Opened }, local_addr))
         };
         open().map_err(|source| ServeError::Address { address, source })
     }
 
     /// Listens on a socket file. One that nobody answers any more is replaced.
-    pub fn unix(path: &Path) -> Result<Listener, ServeError> {
+    fn unix(path: &Path) -> Result<Listener, ServeError> {
         let failed = |source| ServeError::SocketFile { path: path.to_owned(), source };
         match fs::symlink_metadata(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -51,25 +164,77 @@ impl Listener {
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
                     fs::remove_file(path).map_err(failed)?;
                 }
+                // It went away between the two looks.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(failed(error)),
                 Ok(_) => return Err(ServeError::SocketInUse { path: path.to_owned() }),
             },
         }
         let listener = open_unix(path).map_err(failed)?;
-        Ok(Listener::Unix(listener, path.to_owned()))
+        let socket = Listening::Unix(listener);
+        Ok(Listener { socket, origin: Origin::OpenedFile(path.to_owned()) })
+    }
+
+    /// Takes a passed socket. Its mode, if it is a file, was the service manager's to choose.
+    fn take(socket: OwnedFd, port: u16, file: Option<&Path>) -> Result<Listener, PassedFault> {
+        let is_stream = socket::getsockopt(&socket, sockopt::SockType) == Ok(SockType::Stream);
+        if !is_stream || socket::getsockopt(&socket, sockopt::AcceptConn) != Ok(true) {
+            return Err(PassedFault::NotListening);
+        }
+        let unusable = |_| PassedFault::NotListening;
+        let name: SockaddrStorage =
+            socket::getsockname(socket.as_raw_fd()).map_err(|_| PassedFault::NotListening)?;
+        let socket = match name.family() {
+            Some(AddressFamily::Inet | AddressFamily::Inet6) => {
+                let listener = TcpListener::from(socket);
+                let listens = listener.local_addr().map_err(unusable)?.port();
+                if port != 0 && listens != port {
+                    return Err(PassedFault::Port { listens, wanted: port });
+                }
+                listener.set_nonblocking(true).map_err(unusable)?;
+                Listening::Tcp(listener)
+            }
+            Some(AddressFamily::Unix) => {
+                let listener = UnixListener::from(socket);
+                let name = listener.local_addr().map_err(unusable)?;
+                let listens = name.as_pathname().ok_or(PassedFault::Family)?;
+                if let Some(wanted) = file.filter(|wanted| !is_one_file(listens, wanted)) {
+                    let (listens, wanted) = (listens.to_owned(), wanted.to_owned());
+                    return Err(PassedFault::File { listens, wanted });
+                }
+                listener.set_nonblocking(true).map_err(unusable)?;
+                Listening::Unix(listener)
+            }
+            _ => return Err(PassedFault::Family),
+        };
+        Ok(Listener { socket, origin: Origin::Passed })
+    }
+
+    /// Where TCP is listened on; a socket file has no address.
+    fn local_addr(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Listening::Tcp(listener) => listener.local_addr().ok(),
+            Listening::Unix(_) => None,
+        }
+    }
+
+    /// Whether callers who have connected and were not accepted wait for whoever follows us, instead
+    /// of being reset when we close.
+    pub fn outlives_us(&self) -> bool {
+        self.origin == Origin::Passed
     }
 
     /// The next connection and who is there, with the socket non-blocking and without Nagle's wait.
     pub fn accept(&self) -> io::Result<(Socket, Peer)> {
-        match self {
-            Listener::Tcp(listener) => {
+        match &self.socket {
+            Listening::Tcp(listener) => {
                 let (stream, address) = listener.accept()?;
                 stream.set_nonblocking(true)?;
                 stream.set_nodelay(true)?;
                 let peer = Peer::Address(address.ip().to_canonical());
                 Ok((Socket::new(stream.into()), peer))
             }
-            Listener::Unix(listener, _) => {
+            Listening::Unix(listener) => {
                 let (stream, _) = listener.accept()?;
                 stream.set_nonblocking(true)?;
                 Ok((Socket::new(stream.into()), Peer::Local))
@@ -78,11 +243,17 @@ impl Listener {
     }
 }
 
+/// The same file, perhaps by two paths (`/run`, `/var/run`).
+fn is_one_file(one: &Path, other: &Path) -> bool {
+    let identity = |path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    one == other || matches!((identity(one), identity(other)), (Ok(a), Ok(b)) if a == b)
+}
+
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Listener::Tcp(listener) => listener.as_fd(),
-            Listener::Unix(listener, _) => listener.as_fd(),
+        match &self.socket {
+            Listening::Tcp(listener) => listener.as_fd(),
+            Listening::Unix(listener) => listener.as_fd(),
         }
     }
 }
@@ -90,7 +261,7 @@ impl AsFd for Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         // While it still listens, so that nobody's newer file is taken away.
-        if let Listener::Unix(_, path) = self {
+        if let Origin::OpenedFile(path) = &self.origin {
             let _ = fs::remove_file(path);
         }
     }
@@ -142,5 +313,60 @@ mod test {
         let first = TcpListener::bind("127.0.0.1:0").unwrap();
         let second = Listener::tcp(first.local_addr().unwrap());
         assert!(matches!(second, Err(ServeError::Address { .. })));
+    }
+
+    fn take(socket: impl Into<OwnedFd>, port: u16) -> Result<Listener, PassedFault> {
+        Listener::take(socket.into(), port, None)
+    }
+
+    #[test]
+    fn passed_listener_is_taken_on_its_port_only() {
+        let listener = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+        let fits = listener();
+        let wanted = port(&fits);
+        assert!(take(fits, wanted).unwrap().outlives_us());
+        let other = listener();
+        let listens = port(&other);
+        assert_eq!(take(other, 1).unwrap_err(), PassedFault::Port { listens, wanted: 1 });
+    }
+
+    #[test]
+    fn passed_socket_that_does_not_listen_is_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connected = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert_eq!(take(connected, 0).unwrap_err(), PassedFault::NotListening);
+        let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert_eq!(take(datagrams, 0).unwrap_err(), PassedFault::NotListening);
+        let file = fs::File::open("/dev/null").unwrap();
+        assert_eq!(take(file, 0).unwrap_err(), PassedFault::NotListening);
+    }
+
+    #[test]
+    fn passed_socket_without_a_file_is_refused_since_no_mode_guards_it() {
+        use std::os::linux::net::SocketAddrExt;
+        let name = format!("river-listen-{}", std::process::id());
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap();
+        let listener = UnixListener::bind_addr(&address).unwrap();
+        assert_eq!(take(listener, 0).unwrap_err(), PassedFault::Family);
+    }
+
+    #[test]
+    fn passed_socket_file_stays_when_its_listener_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let taken = Listener::take(listener.into(), 0, Some(&path)).unwrap();
+        drop(taken);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn port_that_becomes_free_meanwhile_is_had() {
+        let mut first = Some(TcpListener::bind("127.0.0.1:0").unwrap());
+        let address = first.as_ref().unwrap().local_addr().unwrap();
+        let again = |_: &ServeError| first.take().is_some();
+        let sockets = Sockets::open_or_take(address, None, Vec::new(), again).unwrap();
+        assert_eq!(sockets.local_addr(), address);
     }
 }

@@ -188,6 +188,11 @@ impl Lobby {
         self.resting.load(SeqCst) > 0
     }
 
+    /// How many workers wait for events.
+    pub fn resting(&self) -> usize {
+        self.resting.load(SeqCst)
+    }
+
     /// A count that grows when a worker takes an event.
     pub fn attended(&self) -> u64 {
         self.attended.load(SeqCst)
@@ -237,6 +242,15 @@ impl Lobby {
     pub fn is_empty(&self) -> bool {
         let seats = self.seats();
         seats.places.len() == seats.free.len()
+    }
+
+    /// Whether nobody here has begun a request that is not answered whole.
+    pub fn is_quiet(&self) -> bool {
+        self.seats().taken().all(|(_, seat)| match &seat.stage {
+            Stage::Head => seat.conn.read.is_empty(),
+            Stage::Parked { .. } | Stage::Lingering { .. } => true,
+            Stage::Body(_) | Stage::Answering { .. } => false,
+        })
     }
 
     /// Sends an answer without ever blocking: what the kernel does not take now is sent as the peer

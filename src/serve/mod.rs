@@ -35,7 +35,7 @@ use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 pub use self::access::Access;
 pub use self::call::Call;
 pub use self::conn::Peer;
+pub use self::listen::{Passed, PassedFault, Sockets};
 pub use self::park::Responder;
 pub use self::reply::{Answer, Reply};
 pub use self::route::{Audience, Method, Pace, Route, delete, get, post, put};
@@ -52,7 +53,6 @@ pub use self::stream::{Stream, StreamOut, Woken};
 use self::desk::Desk;
 use self::door::Door;
 use self::line::Line;
-use self::listen::Listener;
 use self::lobby::Lobby;
 use self::route::Table;
 use crate::stop::Stop;
@@ -61,10 +61,7 @@ use crate::{limits, threads};
 /// What a server is started with.
 #[derive(Debug)]
 pub struct Setup {
-    /// Where TCP is listened on; port 0 takes any.
-    pub address: SocketAddr,
-    /// A socket file for local users, made with mode 0660 and removed at the stop.
-    pub api_socket: Option<PathBuf>,
+    pub sockets: Sockets,
     /// Threads that run handlers, the reserved ones included; at least one more than those.
     pub workers: usize,
     pub access: Arc<Access>,
@@ -118,23 +115,17 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens the sockets and starts the door and its workers.
+    /// Starts the door and its workers.
     ///
     /// # Errors
-    /// An address or socket file that can't be had, or the operating system refused a thread or a
-    /// file descriptor.
+    /// The operating system refused a thread or a file descriptor.
     pub fn start<C: Send + Sync + 'static>(
         setup: Setup,
         routes: &'static [Route<C>],
         context: Arc<C>,
         stop: Stop,
     ) -> Result<Server, ServeError> {
-        let (tcp, local_addr) = Listener::tcp(setup.address)?;
-        let mut listeners = vec![tcp];
-        if let Some(path) = &setup.api_socket {
-            listeners.push(Listener::unix(path)?);
-        }
-
+        let Sockets { listeners, local_addr } = setup.sockets;
         let workers = setup.workers.max(limits::HTTP_WORKERS_RESERVED + 1);
         let desk = Arc::new(Desk {
             lobby: Lobby::new(setup.patience.clone()).map_err(ServeError::System)?,
@@ -142,6 +133,7 @@ impl Server {
             table: Table::of(routes),
             access: setup.access,
             patience: setup.patience,
+            leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             stop_bell: bell().map_err(ServeError::System)?,
             door_helps: AtomicBool::new(false),
@@ -150,6 +142,7 @@ impl Server {
             attending_enough: thread::available_parallelism().map_or(1, NonZero::get).max(2),
             workers: AtomicUsize::new(workers),
             streams: AtomicUsize::new(0),
+            door_turns: AtomicU64::new(0),
         });
         let door = Door::new(Arc::clone(&desk), listeners).map_err(ServeError::System)?;
         match start_threads(&desk, door, workers, routes, &context) {
@@ -161,6 +154,7 @@ impl Server {
             Err(source) => {
                 // Those that did start end with this.
                 desk.stop();
+                desk.dismiss();
                 Err(ServeError::System(source))
             }
         }
@@ -171,9 +165,19 @@ impl Server {
         self.local_addr
     }
 
+    /// Goes on as before, but keeps no connection after its answer; and waits up to `wait` for a
+    /// moment in which no request is under way. A stop is short then.
+    pub fn settle(&self, wait: Duration) {
+        let end = Instant::now() + wait;
+        self.desk.leaving.store(true, Ordering::SeqCst);
+        while !self.desk.is_quiet() && Instant::now() < end {
+            thread::sleep(limits::JOIN_LOOK_AGAIN);
+        }
+    }
+
     /// Waits until everything has ended, after the stop was raised. False if something has not
     /// within `wait`: a handler or a stream that hangs keeps its thread.
-    pub fn join(self, wait: Duration) -> bool {
+    pub fn join(&self, wait: Duration) -> bool {
         let end = Instant::now() + wait;
         loop {
             let ended = self.threads.iter().all(JoinHandle::is_finished)
@@ -183,6 +187,27 @@ impl Server {
             }
             thread::sleep(limits::JOIN_LOOK_AGAIN);
         }
+    }
+
+    /// For somebody else to ask whether the door still turns.
+    pub fn pulse(&self) -> Pulse {
+        Pulse { desk: Arc::clone(&self.desk) }
+    }
+}
+
+/// Asks whether the door turns: a door that is stuck answers nobody.
+#[derive(Debug)]
+pub struct Pulse {
+    desk: Arc<Desk>,
+}
+
+impl Pulse {
+    /// How often the door has come round; and makes it come round once more.
+    pub fn ask(&self) -> u64 {
+        let turns = self.desk.door_turns.load(Ordering::SeqCst);
+        // It fails when the door has heard none of 2^64 asks.
+        let _ = self.desk.help_bell.write(1);
+        turns
     }
 }
 
@@ -224,8 +249,24 @@ pub enum ServeError {
     SocketInUse { path: PathBuf },
     /// Something else lies there.
     NoSocketFile { path: PathBuf },
+    /// A socket that the service manager calls `name`.
+    Passed { name: String, fault: PassedFault },
     /// A thread, an epoll set or an event descriptor was refused.
     System(io::Error),
+}
+
+impl ServeError {
+    /// Whether it may be had once somebody else has left.
+    fn is_in_use(&self) -> bool {
+        match self {
+            ServeError::Address { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
+            ServeError::SocketInUse { .. } => true,
+            ServeError::SocketFile { .. }
+            | ServeError::NoSocketFile { .. }
+            | ServeError::Passed { .. }
+            | ServeError::System(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for ServeError {
@@ -239,7 +280,26 @@ impl fmt::Display for ServeError {
                 write!(f, "another process answers on {}", path.display())
             }
             ServeError::NoSocketFile { path } => write!(f, "{} is no socket", path.display()),
+            ServeError::Passed { name, fault } => {
+                write!(f, "the passed socket {name} {fault}")
+            }
             ServeError::System(_) => f.write_str("the system refuses what a server needs"),
+        }
+    }
+}
+
+impl fmt::Display for PassedFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PassedFault::NotListening => f.write_str("is no stream socket that listens"),
+            PassedFault::Family => f.write_str("is neither TCP nor a socket file"),
+            PassedFault::Port { listens, wanted } => {
+                write!(f, "listens on port {listens}, and RUNNER_PORT is {wanted}")
+            }
+            PassedFault::File { listens, wanted } => {
+                let (listens, wanted) = (listens.display(), wanted.display());
+                write!(f, "listens on {listens}, and API_SOCKET is {wanted}")
+            }
         }
     }
 }
@@ -250,7 +310,9 @@ impl std::error::Error for ServeError {
             ServeError::Address { source, .. }
             | ServeError::SocketFile { source, .. }
             | ServeError::System(source) => Some(source),
-            ServeError::SocketInUse { .. } | ServeError::NoSocketFile { .. } => None,
+            ServeError::SocketInUse { .. }
+            | ServeError::NoSocketFile { .. }
+            | ServeError::Passed { .. } => None,
         }
     }
 }

@@ -26,13 +26,13 @@ pub(super) fn work<C>(desk: &Arc<Desk>, routes: &'static [Route<C>], context: &A
     loop {
         let job = match desk.line.take() {
             Some(job) => Some(job),
-            None if desk.is_stopping() => break,
+            None if desk.line.is_closed() => break,
             None => {
                 if is_one_too_many(desk, attended) {
                     desk.line.bench();
                     desk.attending.fetch_add(1, Ordering::SeqCst);
                 }
-                let rested = desk.lobby.rest(|| !desk.line.is_empty() || desk.is_stopping());
+                let rested = desk.lobby.rest(|| !desk.line.is_empty() || desk.line.is_closed());
                 attended = rested.attended;
                 if rested.was_last {
                     desk.ask_for_help();

@@ -209,6 +209,8 @@ pub struct Info {
     /// `name=seccomp,profile=default`, `name=userns`.
     #[serde(default, deserialize_with = "null_is_default")]
     pub security_options: Vec<String>,
+    #[serde(default)]
+    pub live_restore_enabled: bool,
 }
 
 /// The body of every refusal.

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use river_runner::serve::access::Policy;
 use river_runner::serve::{
-    Access, Answer, Audience, Call, Patience, Reply, Responder, Route, Server, Setup, Stream, get,
-    post, put,
+    Access, Answer, Audience, Call, Patience, Reply, Responder, Route, Server, Setup, Sockets,
+    Stream, get, post, put,
 };
 use river_runner::stop::Stop;
 use serde_json::json;
@@ -179,8 +179,8 @@ impl House {
         let (stop, hall) = (Stop::new(), Arc::new(Hall::default()));
         let access = Arc::new(Access::new(plan.policy));
         let setup = Setup {
-            address: plan.address.parse().unwrap(),
-            api_socket: plan.api_socket,
+            sockets: Sockets::open(plan.address.parse().unwrap(), plan.api_socket.as_deref())
+                .unwrap(),
             workers: plan.workers,
             access: Arc::clone(&access),
             patience: plan.patience,

@@ -5,17 +5,17 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
 use crate::kit::{
-    Address, Behaviour, Daemon, EngineProxy, FakeHost, Fault, OwnEngine, REFUSED, SOON, UPDATED,
-    Verdict, api, call, container_exists, docker, execute, image, remove_container, test_name,
-    unique_id, wait_until,
+    Address, Behaviour, Daemon, EngineProxy, FakeHost, Fault, Moment, OwnEngine, REFUSED, SOON,
+    UPDATED, Verdict, api, call, container_exists, docker, execute, image, remove_container,
+    test_name, unique_id, wait_until,
 };
 
 // ── the host ─────────────────────────────────────────────────────────────────────────────────
@@ -148,6 +148,45 @@ fn host_that_is_slow_answers_late_and_one_that_hangs_only_when_healed() {
         host.heal();
         assert_eq!(hung.join().unwrap(), updated(UPDATED));
     });
+}
+
+#[test]
+fn host_hook_runs_at_its_call_alone_before_or_after_the_host_has_acted() {
+    let host = Arc::new(FakeHost::start());
+    let seen: Arc<Mutex<Vec<Option<String>>>> = Arc::default();
+    for (nth, moment) in [(2, Moment::Before), (3, Moment::After)] {
+        let (seeing, seen) = (Arc::downgrade(&host), Arc::clone(&seen));
+        host.on_nth(nth, "POST /api/update", moment, move |body| {
+            assert_eq!(body["task_id"], 7);
+            let host = seeing.upgrade().unwrap();
+            seen.lock().unwrap().push(host.status_of(7));
+        });
+    }
+    for status in ["pending", "running", "completed", "completed"] {
+        update(&host, 7, status).unwrap();
+    }
+    let states = ["pending", "completed"].map(|state| Some(state.to_owned()));
+    assert_eq!(*seen.lock().unwrap(), states);
+}
+
+#[test]
+fn host_fault_that_is_lifted_leaves_the_others() {
+    let host = FakeHost::start();
+    host.fail(Fault::Garbage);
+    host.fail(Fault::Status(500));
+    host.lift(Fault::Garbage);
+    assert_eq!(update(&host, 7, "running").unwrap().0, 500);
+    assert_eq!(host.struck(), 1);
+}
+
+#[test]
+fn host_says_when_a_report_came_that_it_took_in_late() {
+    let host = FakeHost::start();
+    let slow = Duration::from_millis(200);
+    host.fail(Fault::Slow(slow));
+    update(&host, 7, "running").unwrap();
+    let report = &host.reports_of(7)[0];
+    assert!(report.at - report.came >= slow);
 }
 
 // ── the proxy, passing ───────────────────────────────────────────────────────────────────────
@@ -467,4 +506,17 @@ fn own_engine_runs_a_task_hangs_goes_on_and_leaves_nothing() {
     engine.start_again();
     engine.stop();
     engine.start_again();
+}
+
+#[test]
+fn own_engine_takes_a_paused_container_along() {
+    let engine = OwnEngine::start(&["busybox"]);
+    let name = test_name("paused");
+    engine.client().docker(&["run", "-d", "--name", &name, &image("busybox"), "sleep", "600"]);
+    let pid = engine.client().inspect(&name).unwrap()["State"]["Pid"].clone();
+    engine.client().docker(&["pause", &name]);
+    drop(engine);
+    // Nobody may have reaped it yet; a zombie has no command line.
+    let runs = || std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
+    assert!(wait_until(SOON, || !runs()), "process {pid} is left behind");
 }

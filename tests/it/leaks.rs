@@ -30,14 +30,14 @@ fn many_tasks_leave_their_records_and_nothing_else() {
     let host = FakeHost::start();
     let daemon = Daemon::builder().host(&host).start();
     run_many(&host, &daemon);
-    let (threads, fds, memory_kb) = (daemon.threads(), daemon.fds(), daemon.pss_kb());
+    let (threads, fds, memory_kb) = (daemon.threads(), daemon.fds(), daemon.anonymous_kb());
     run_many(&host, &daemon);
     assert!(daemon.threads() <= threads, "{threads} threads, now {:?}", daemon.thread_names());
     assert!(daemon.fds() <= fds + IDLE_CONNECTIONS, "{fds} descriptors, now {}", daemon.fds());
     assert!(
-        daemon.pss_kb() <= memory_kb + MEMORY_SLACK_KB,
+        daemon.anonymous_kb() <= memory_kb + MEMORY_SLACK_KB,
         "{memory_kb} kB, now {}",
-        daemon.pss_kb()
+        daemon.anonymous_kb()
     );
     assert!(daemon.containers().is_empty());
     let files = |name: &str| fs::read_dir(daemon.state_dir().join(name)).unwrap().count();

@@ -14,6 +14,8 @@ mod cli;
 mod door;
 /// The Engine room against the machine's own Engine.
 mod engine;
+/// The Engine hangs, is stopped, killed, wiped under its tasks, and comes back.
+mod engine_away;
 /// The Engine room against Engines that hang, die and talk nonsense.
 mod engine_faults;
 /// A command task from its dispatch to its end: outcomes, reports, script, container, images.
@@ -38,6 +40,10 @@ mod kit;
 mod kit_selftest;
 /// What a runner keeps of tasks that are over.
 mod leaks;
+/// One runner follows another under load: nobody's task or request is lost between them.
+mod live_restart;
+/// The log in a file: where it goes, SIGHUP, and a disk that is full.
+mod log_file;
 /// The container network, where it is not there yet.
 mod network;
 /// Cores and NUMA nodes: what the Engine is asked for, and what is refused at the door.
@@ -46,5 +52,9 @@ mod placement;
 mod restart;
 /// Rows of our own: health, metrics, tasks, logs, events; and what every answer has in common.
 mod rows;
+/// SIGTERM at the worst of moments: an end within two seconds, and nothing lost.
+mod shutdown;
 /// Attacks on the state directory: what is no record, and what becomes of its task.
 mod state;
+/// A service manager over the runner: what it is told, and the sockets it passes.
+mod supervisor;

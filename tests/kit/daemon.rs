@@ -2,7 +2,9 @@
 //! has, and its end with everything it made. What it wrote to stderr is shown when a test fails.
 
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -31,7 +33,14 @@ pub struct Builder {
     without: Vec<String>,
     environment: Vec<(String, String)>,
     strace: Vec<String>,
+    activation: Option<Activation>,
     own_engine: Option<docker::Client>,
+}
+
+/// Sockets that a service manager would pass.
+struct Activation {
+    tcp: TcpListener,
+    file: Option<UnixListener>,
 }
 
 /// A runner, running or stopped. Dropping it ends it and removes its containers.
@@ -40,6 +49,7 @@ pub struct Daemon {
     settings: toml::Table,
     environment: Vec<(String, String)>,
     strace: Vec<String>,
+    activation: Option<Activation>,
     /// Where its containers are.
     engine: docker::Client,
     child: Option<Child>,
@@ -87,6 +97,19 @@ impl Builder {
         self
     }
 
+    /// Starts it as systemd does with a socket unit: `tcp` is descriptor 3 of each of its lives, and
+    /// `file` descriptor 4. The port is `tcp`'s.
+    pub fn activated(mut self, tcp: TcpListener, file: Option<UnixListener>) -> Builder {
+        let port = tcp.local_addr().expect("a bound socket").port();
+        if let Some(file) = &file {
+            let address = file.local_addr().expect("a bound socket");
+            let path = address.as_pathname().expect("a socket file");
+            self = self.set("api_socket", path.to_str().expect("a plain path"));
+        }
+        self.activation = Some(Activation { tcp, file });
+        self.set("runner_port", i64::from(port))
+    }
+
     /// Starts it and waits until `GET /health` is 200.
     #[track_caller]
     pub fn start(self) -> Daemon {
@@ -112,11 +135,11 @@ impl Builder {
             settings.remove(key);
         }
         settings.extend(self.settings);
-        let Builder { environment, strace, own_engine, .. } = self;
+        let Builder { environment, strace, activation, own_engine, .. } = self;
         // An Engine of the test's own has the network from its start on.
         let is_own = own_engine.is_some();
         let engine = own_engine.unwrap_or_else(docker::machine);
-        let daemon = Daemon { dir, settings, environment, strace, engine, child: None };
+        let daemon = Daemon { dir, settings, environment, strace, activation, engine, child: None };
         if !is_own && daemon.setting("docker_network_name") == docker::NETWORK {
             docker::ensure_network();
         }
@@ -158,6 +181,13 @@ impl Daemon {
         Builder::default()
     }
 
+    /// A second one with the same settings, directories and port; it has not been started.
+    pub fn twin(&self) -> Daemon {
+        let mut twin = Builder { settings: self.settings.clone(), ..Builder::default() }.stopped();
+        twin.engine = self.engine.clone();
+        twin
+    }
+
     // ── its life ───────────────────────────────────────────────────────────────────────────
 
     /// Starts the process and does not wait for it.
@@ -166,7 +196,9 @@ impl Daemon {
         assert!(self.child.is_none(), "already running");
         let stderr = File::options().create(true).append(true).open(self.log_file());
         let binary = env!("CARGO_BIN_EXE_river-runner");
-        let mut command = if self.strace.is_empty() {
+        let mut command = if let Some(activation) = &self.activation {
+            activation.command(binary)
+        } else if self.strace.is_empty() {
             Command::new(binary)
         } else {
             let mut strace = Command::new("strace");
@@ -180,8 +212,15 @@ impl Daemon {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("RIVER_")) {
             command.env_remove(name);
         }
+        // Nor may what a service manager said to whoever runs the tests.
+        for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID"] {
+            command.env_remove(name);
+        }
         command.env_remove("DOCKER_HOST").envs(self.environment.iter().cloned());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr.expect("the log file"));
+        if self.activation.is_none() {
+            command.stdin(Stdio::null()).stdout(Stdio::null());
+        }
+        command.stderr(stderr.expect("the log file"));
         self.child = Some(command.spawn().expect("river-runner or strace"));
     }
 
@@ -224,6 +263,12 @@ impl Daemon {
         let status = status.unwrap_or_else(|| panic!("still running {STOP_PATIENCE:?} after TERM"));
         assert!(status.success(), "ended with {status} on TERM");
         since.elapsed()
+    }
+
+    /// Sends a signal and waits for nothing.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).expect("our child");
     }
 
     /// SIGKILL, and waits for the end; no error if it has ended already.
@@ -413,6 +458,13 @@ impl Daemon {
         kb_after(&lossy(&self.proc("smaps_rollup")), "Pss:")
     }
 
+    /// Memory of its own. A share of the program's text, as in the PSS, depends on how many other
+    /// runners live now.
+    #[track_caller]
+    pub fn anonymous_kb(&self) -> u64 {
+        kb_after(&lossy(&self.proc("status")), "RssAnon:")
+    }
+
     #[track_caller]
     fn proc(&self, file: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/{file}", self.pid()))
@@ -422,6 +474,27 @@ impl Daemon {
     #[track_caller]
     pub fn containers(&self) -> Vec<String> {
         self.engine.containers_labelled("kohakuriver.node", self.node_id())
+    }
+}
+
+impl Activation {
+    /// Standard streams are the one thing that a child is given without doubt; the shell moves them
+    /// to where the protocol wants them, and becomes the runner.
+    fn command(&self, binary: &str) -> Command {
+        let (count, script) = match self.file {
+            None => ("1", "exec 3<&0 0</dev/null; LISTEN_PID=$$ exec \"$0\" \"$@\""),
+            Some(_) => {
+                ("2", "exec 3<&0 0</dev/null 4>&1 1>/dev/null; LISTEN_PID=$$ exec \"$0\" \"$@\"")
+            }
+        };
+        let mut command = Command::new("sh");
+        command.args(["-c", script, binary]).env("LISTEN_FDS", count);
+        let tcp = OwnedFd::from(self.tcp.try_clone().expect("a descriptor"));
+        command.stdin(tcp).stdout(Stdio::null());
+        if let Some(file) = &self.file {
+            command.stdout(OwnedFd::from(file.try_clone().expect("a descriptor")));
+        }
+        command
     }
 }
 

@@ -39,12 +39,19 @@ pub struct OwnEngine {
     /// A process of its own, as where systemd starts both: it outlives the Engine.
     containerd: Option<Child>,
     child: Option<Child>,
+    options: Vec<String>,
 }
 
 impl OwnEngine {
     /// Starts one that has these of the test images, copied from the machine's Engine.
     #[track_caller]
     pub fn start(images: &[&str]) -> OwnEngine {
+        OwnEngine::start_with(images, &[])
+    }
+
+    /// With options of dockerd, at every start.
+    #[track_caller]
+    pub fn start_with(images: &[&str], options: &[&str]) -> OwnEngine {
         let dir = tempfile::Builder::new().prefix("dockerd-").tempdir().expect("a directory");
         let client = Client::new(dir.path().join("docker.sock"));
         let holder = Command::new("unshare")
@@ -52,11 +59,12 @@ impl OwnEngine {
             .stdin(Stdio::null())
             .spawn()
             .expect("unshare");
-        let mut engine = OwnEngine { dir, client, holder, containerd: None, child: None };
+        let options = options.iter().map(|&option| option.to_owned()).collect();
+        let mut engine = OwnEngine { dir, client, holder, containerd: None, child: None, options };
         engine.wait_namespaces();
         engine.start_again();
         for name in images {
-            engine.load(&image(name));
+            engine.load(name);
         }
         engine.client.ensure_network();
         engine
@@ -103,7 +111,7 @@ impl OwnEngine {
             dockerd.arg(option).arg(self.dir.path().join(name));
         }
         dockerd.args(["--host", &self.client.docker_host(), "--group", "root"]);
-        dockerd.args(["--bip", BRIDGE_ADDRESS]);
+        dockerd.args(["--bip", BRIDGE_ADDRESS]).args(&self.options);
         self.child = Some(dockerd.spawn().expect("nsenter, dockerd: run contrib/test.sh"));
     }
 
@@ -186,6 +194,13 @@ impl OwnEngine {
         let _ = fs::remove_file(self.dir.path().join(CONTAINERD_SOCKET));
     }
 
+    /// All it had, while it is stopped: containers, images, networks.
+    #[track_caller]
+    pub fn wipe(&self) {
+        assert!(self.child.is_none(), "it runs");
+        fs::remove_dir_all(self.dir.path().join("data")).expect("the Engine's data");
+    }
+
     /// SIGSTOP: it takes connections and answers none.
     pub fn hang(&self) {
         kill(self.pid(), Signal::SIGSTOP).expect("our child");
@@ -210,11 +225,13 @@ impl OwnEngine {
         self.dir.path().join("log")
     }
 
+    /// Copies one of the test images from the machine's Engine.
     #[track_caller]
-    fn load(&self, reference: &str) {
+    pub fn load(&self, name: &str) {
+        let reference = image(name);
         let archive = self.dir.path().join("image.tar");
         let archive = archive.to_str().expect("a plain path");
-        machine().docker(&["save", "--output", archive, reference]);
+        machine().docker(&["save", "--output", archive, &reference]);
         self.client.docker(&["load", "--quiet", "--input", archive]);
         fs::remove_file(archive).expect("the archive");
     }

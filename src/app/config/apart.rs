@@ -1,4 +1,4 @@
-//! Keeps the records and the local socket out of the reach of containers (design D6): whoever can
+//! Keeps the records, the local socket and the log out of the reach of containers (design D6): whoever can
 //! write there could invent outcomes or start tasks as root.
 
 use std::fs;
@@ -15,6 +15,7 @@ pub fn faults(settings: &Settings) -> Vec<Fault> {
     let mut faults = Vec::new();
     let state_dir = real(&settings.state_dir);
     let socket = settings.api_socket.as_deref().map(real);
+    let log_file = settings.runner_log_file.as_deref().map(real);
     for (name, open) in open_to_containers(settings) {
         let open = real(&open);
         if state_dir.starts_with(&open) {
@@ -25,6 +26,10 @@ pub fn faults(settings: &Settings) -> Vec<Fault> {
         if let Some(path) = socket.clone().filter(|socket| socket.starts_with(&open)) {
             let open = open.clone();
             faults.push(Fault::Exposed { what: "api_socket", path, within: name, open });
+        }
+        if let Some(path) = log_file.clone().filter(|file| file.starts_with(&open)) {
+            let open = open.clone();
+            faults.push(Fault::Exposed { what: "runner_log_file", path, within: name, open });
         }
         let lent = LENT_NAMES.iter().any(|lent| open.starts_with(state_dir.join(lent)));
         if open.starts_with(&state_dir) && !lent {
@@ -73,6 +78,17 @@ mod test {
     #[test]
     fn defaults_are_apart() {
         assert!(faults(&Settings::default()).is_empty());
+    }
+
+    #[test]
+    fn log_file_that_containers_can_write_is_refused() {
+        let log_file = Some("/srv/share/runner.log".into());
+        let exposed = Settings {
+            runner_log_file: log_file,
+            ..settings("/var/state".as_ref(), "/srv/share".as_ref())
+        };
+        let refused = faults(&exposed);
+        assert!(matches!(refused[..], [Fault::Exposed { what: "runner_log_file", .. }]));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process;
 
@@ -37,6 +38,7 @@ pub fn findings(settings: &Settings) -> Vec<Finding> {
                 .unwrap_or_else(|hung| hung)
         })
         .collect();
+    findings.extend(settings.runner_log_file.as_deref().map(log_file));
     for mount in &settings.additional_mounts {
         let source = PathBuf::from(mount.split(':').next().unwrap_or_default());
         let looked = source.clone();
@@ -126,6 +128,27 @@ fn place(subject: &'static str, path: &Path, keeps: Keeps) -> Finding {
     }
 }
 
+/// Opened as the runner does, but not made.
+fn log_file(path: &Path) -> Finding {
+    let shown = path.display();
+    let opened = match OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            path.parent().map_or(Err(error), probe)
+        }
+        Ok(file) if file.metadata().is_ok_and(|file| file.is_file()) => Ok(()),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no ordinary file")),
+        Err(error) => Err(error),
+    };
+    match opened {
+        Ok(()) => Finding::ok("runner_log_file", format!("{shown}")),
+        Err(error) => Finding::fail(
+            "runner_log_file",
+            format!("{shown} can't be written: {error}"),
+            "create its directory, or set runner_log_file to \"\" for stderr",
+        ),
+    }
+}
+
 /// Whether a file can be made there; only trying tells, since NFS may refuse root.
 fn probe(directory: &Path) -> io::Result<()> {
     let file = directory.join(format!(".river-runner-doctor-{}", process::id()));
@@ -163,6 +186,16 @@ mod test {
         let memory = tempfile::tempdir_in("/dev/shm").unwrap();
         assert_eq!(place("state_dir", memory.path(), Keeps::Records).grade, Grade::Fail);
         assert_eq!(place("local_temp_dir", memory.path(), Keeps::Scratch).grade, Grade::Warn);
+    }
+
+    #[test]
+    fn log_file_fails_where_it_could_not_be_opened_and_is_not_made() {
+        let above = tempfile::tempdir().unwrap();
+        let path = above.path().join("runner.log");
+        assert_eq!(log_file(&path).grade, Grade::Ok);
+        assert!(!path.exists());
+        assert_eq!(log_file(above.path()).grade, Grade::Fail);
+        assert_eq!(log_file(&above.path().join("a/b")).grade, Grade::Fail);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::finish::{refuse, settle};
 use super::logs::{self, Owner};
 use super::outcome::{failed, refused_by_engine};
 use super::{note_refusal, then, when_the_disk_is_back, when_the_engine_is_back};
-use crate::docker::{Container, DockerError, EXIT_CODE_LABEL};
+use crate::docker::{Container, DockerError, EXIT_CODE_LABEL, Removal, Volumes};
 use crate::lanes::{Next, Place};
 use crate::limits::{PASSWD_BYTES_MAX, TASKS_LIVE_MAX, TASKS_UNTOLD_MAX};
 use crate::machine::random::hex_128;
@@ -122,7 +122,7 @@ fn image_answered(node: &Arc<Node>, id: TaskId, result: ImageResult) -> Next {
         }
         record.times.image_ready.get_or_insert(Stamp::now());
         record.end_is_told = !image.labels.contains_key(EXIT_CODE_LABEL);
-        record.notes.extend(note);
+        record.notes.extend(note.filter(|note| !record.notes.contains(note)));
         Some(record.spec.logs.clone())
     });
     // Killed meanwhile: then nothing is made for it any more.
@@ -137,10 +137,11 @@ fn image_answered(node: &Arc<Node>, id: TaskId, result: ImageResult) -> Next {
             if let (Ok(()), Some(first_writes)) = (&prepared, &node.first_writes) {
                 first_writes.watch(id, &[&files.stdout, &files.stderr]);
             }
+            let made = logs::touched_at(&files);
             Next::Then(
                 Place::Worker,
                 Box::new(move || match prepared {
-                    Ok(()) => create(&node, id, owner),
+                    Ok(()) => create(&node, id, owner, made),
                     Err(fault) => refuse(&node, id, failed(fault.to_string())),
                 }),
             )
@@ -148,10 +149,11 @@ fn image_answered(node: &Arc<Node>, id: TaskId, result: ImageResult) -> Next {
     )
 }
 
-fn create(node: &Arc<Node>, id: TaskId, owner: Owner) -> Next {
+fn create(node: &Arc<Node>, id: TaskId, owner: Owner, output_made: Option<Stamp>) -> Next {
     let marked = node.tasks.update(id, |record| {
         if record.phase == Phase::Accepted && record.wanted == Wanted::Run {
             record.phase = Phase::Creating;
+            record.output_made = output_made;
             record.container = ContainerTrace::Possible;
         }
         record.clone()
@@ -235,24 +237,26 @@ fn start(node: &Arc<Node>, id: TaskId, container: &str) -> Next {
     let has_host = node.host.is_some();
     let marked = node.tasks.update(id, |record| {
         record.container = ContainerTrace::Known(container.to_owned());
+        let is_first = record.times.created.is_none();
         record.times.created.get_or_insert(Stamp::now());
         if record.wanted != Wanted::Run {
-            return false;
+            return None;
         }
-        if record.phase == Phase::Creating {
+        let was = record.phase;
+        if was == Phase::Creating {
             record.phase = Phase::Starting;
             // Before the start, as the contract has it (3.4, row 2b).
-            if has_host {
+            if has_host && is_first {
                 record.reports.push(Report::Running);
             }
         }
-        record.phase == Phase::Starting
+        (record.phase == Phase::Starting).then_some(was)
     });
-    match marked {
-        Ok(true) => {}
-        Ok(false) | Err(StoreError::Missing(_)) => return settle(node, id),
+    let was = match marked {
+        Ok(Some(was)) => was,
+        Ok(None) | Err(StoreError::Missing(_)) => return settle(node, id),
         Err(_) => return when_the_disk_is_back(node, id, begin),
-    }
+    };
     node.events.note(id, "created");
     node.outbox.notify(id);
     match node.engine.start_container(container) {
@@ -263,7 +267,34 @@ fn start(node: &Arc<Node>, id: TaskId, container: &str) -> Next {
                 Err(error) => start_failed(node, id, &error),
             }
         }
+        // A start was cut short before. What is left of that at the Engine's runtime can refuse
+        // every other one of this container (seen with 20.10: "failed to start shim: file exists").
+        Err(error) if was == Phase::Starting && !error.is_unclear() => {
+            make_anew(node, id, container, &error)
+        }
         Err(error) => start_failed(node, id, &error),
+    }
+}
+
+/// Replaces a container that never ran. Not forced: one that runs after all is a conflict, and taken
+/// over.
+fn make_anew(node: &Arc<Node>, id: TaskId, container: &str, why: &DockerError) -> Next {
+    log::warn!("task {id}: {why}; its container is made anew");
+    match node.engine.remove_container(container, Removal::Ended, Volumes::Remove) {
+        Ok(()) => {}
+        Err(error) if error.is_missing() => {}
+        Err(_) => return when_the_engine_is_back(node, id, begin),
+    }
+    let back = node.tasks.update(id, |record| {
+        if record.phase == Phase::Starting {
+            record.phase = Phase::Accepted;
+            record.container = ContainerTrace::None;
+        }
+    });
+    match back {
+        Ok(()) => then(node, id, begin),
+        Err(StoreError::Missing(_)) => Next::Done,
+        Err(_) => when_the_disk_is_back(node, id, begin),
     }
 }
 
@@ -326,11 +357,9 @@ fn take_over(node: &Arc<Node>, id: TaskId, container: &Container) -> Next {
     if marked.is_err() {
         return when_the_disk_is_back(node, id, begin);
     }
-    match container.started_at.map(Stamp::from) {
-        None => {
-            let owner = Owner::of_image(&container.user, user_shift(node));
-            own_and_start(node, id, container.id.clone(), owner)
-        }
+    // One that ended before its start was noted has an end all the same, and is not to run again.
+    match container.started_at.or(container.finished_at).map(Stamp::from) {
+        None => start_unless_it_ran(node, id, container),
         Some(at) if container.running => started(node, id, at),
         Some(at) => {
             lock(&node.exits).entry(id).or_insert(Exit::Found);
@@ -341,6 +370,33 @@ fn take_over(node: &Arc<Node>, id: TaskId, container: &Container) -> Next {
         }
     }
 }
+
+/// The Engine knows of no start. One that ended while it started the container has forgotten it (seen
+/// with 20.10 on SIGTERM), and it must not run twice: the task's own output file is the witness.
+fn start_unless_it_ran(node: &Arc<Node>, id: TaskId, container: &Container) -> Next {
+    let Some(record) = node.tasks.get(id) else { return Next::Done };
+    let owner = Owner::of_image(&container.user, user_shift(node));
+    let (node, container) = (Arc::clone(node), container.id.clone());
+    let Some(made) = record.output_made.filter(|_| record.phase == Phase::Starting) else {
+        return own_and_start(&node, id, container, owner);
+    };
+    Next::Then(
+        Place::Files,
+        Box::new(move || {
+            let ran = logs::touched_at(&record.spec.logs).is_some_and(|touched| touched != made);
+            Next::Then(
+                Place::Worker,
+                Box::new(move || match ran {
+                    false => own_and_start(&node, id, container, owner),
+                    true => refuse(&node, id, failed(LOST_RUN.to_owned())),
+                }),
+            )
+        }),
+    )
+}
+
+const LOST_RUN: &str = "the Docker Engine was stopped or restarted just as it started the task: it \
+                        ran, and how it ended was lost";
 
 /// The create of an earlier run never happened: go back to where the image is known.
 fn create_again(node: &Arc<Node>, id: TaskId) -> Next {
@@ -354,7 +410,7 @@ fn create_again(node: &Arc<Node>, id: TaskId) -> Next {
     match back {
         Ok(Phase::Accepted) => then(node, id, begin),
         Ok(_) => {
-            lock(&node.exits).insert(id, Exit::Gone);
+            lock(&node.exits).insert(id, Exit::Found);
             settle(node, id)
         }
         Err(StoreError::Missing(_)) => Next::Done,

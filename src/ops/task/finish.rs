@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::container::is_ours;
+use super::engine_stop::is_by_the_engine;
 use super::kept::Keeping;
 use super::outcome::{Ending, killed, outcome_of, withdrawn};
 use super::{after, note_refusal, when_the_disk_is_back, when_the_engine_is_back};
@@ -62,15 +63,16 @@ fn kill_container(node: &Arc<Node>, record: &TaskRecord) -> Next {
     let id = record.spec.id;
     let sent = match container_of(node, record) {
         Ok(Some(container)) => node.engine.kill_container(&container, "SIGKILL"),
-        Ok(None) => return conclude(node, record, Exit::Gone),
+        Ok(None) => return conclude(node, record, Exit::Found),
         Err(error) => Err(error),
     };
     match sent {
         // Its end arrives as an event, like any other.
         Ok(()) => Next::Done,
-        // Not running: it never ran, or its end is on its way or was lost.
-        Err(error) if error.is_conflict() => conclude(node, record, Exit::Found),
-        Err(error) if error.is_missing() => conclude(node, record, Exit::Gone),
+        // Not running: it never ran, its end is on its way or was lost, or it is gone.
+        Err(error) if error.is_conflict() || error.is_missing() => {
+            conclude(node, record, Exit::Found)
+        }
         Err(error) => {
             note_refusal(id, "its kill", &error);
             when_the_engine_is_back(node, id, settle)
@@ -108,7 +110,6 @@ fn conclude(node: &Arc<Node>, record: &TaskRecord, exit: Exit) -> Next {
 /// the Engine's own clean-up (design D4).
 fn ending_of(node: &Node, record: &TaskRecord, exit: Exit) -> Result<Option<Ending>, DockerError> {
     let told = match exit {
-        Exit::Gone => return Ok(Some(Ending::default())),
         Exit::Told { code: 0, at } => {
             return Ok(Some(Ending { code: Some(0), at: Some(at), ..Ending::default() }));
         }
@@ -123,7 +124,10 @@ fn ending_of(node: &Node, record: &TaskRecord, exit: Exit) -> Result<Option<Endi
     let Some(name) = container_of(node, record)? else { return Ok(Some(as_told)) };
     let container = match node.engine.inspect_container(&name) {
         Ok(container) => container,
-        Err(error) if error.is_missing() => return Ok(Some(as_told)),
+        Err(error) if error.is_missing() => {
+            let engine_stopped = is_by_the_engine(node, record, as_told.code, &name)?;
+            return Ok(Some(Ending { engine_stopped, ..as_told }));
+        }
         Err(error) => return Err(error),
     };
     if container.running && told.is_none() {
@@ -138,13 +142,15 @@ fn ending_of(node: &Node, record: &TaskRecord, exit: Exit) -> Result<Option<Endi
             .map(|tail| String::from_utf8_lossy(&tail.stderr).trim().to_owned())
             .unwrap_or_default(),
     };
+    let engine_stopped = is_by_the_engine(node, record, Some(code), &container.id)?;
     Ok(Some(Ending {
-        code: container.started_at.is_some().then_some(code),
+        code: container.started_at.or(container.finished_at).is_some().then_some(code),
         at: as_told.at.or(container.finished_at.map(Stamp::from)),
         oom_killed: container.oom_killed
             || (code != 0 && is_oom_killed_by_the_log(record, &container.id)),
         said,
         engine_error: container.error,
+        engine_stopped,
     }))
 }
 

@@ -8,6 +8,7 @@ use std::os::unix::fs::{PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::Mode;
@@ -113,6 +114,13 @@ pub fn give(files: &LogFiles, owner: &Owner) -> Result<(), LogsFault> {
         }
     }
     Ok(())
+}
+
+/// When stdout was last written or emptied; `None` where that can't be told.
+pub fn touched_at(files: &LogFiles) -> Option<Stamp> {
+    let file = open_below(&files.directory, &files.stdout, OFlag::O_RDONLY).ok()?;
+    let at = file.metadata().and_then(|metadata| metadata.modified()).ok()?;
+    Some(DateTime::<Utc>::from(at).into())
 }
 
 /// A piece of an output file.

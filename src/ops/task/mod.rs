@@ -3,6 +3,7 @@
 //! stream.
 
 pub mod container;
+mod engine_stop;
 pub mod execute;
 pub mod finish;
 pub mod freeze;

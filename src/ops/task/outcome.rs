@@ -62,15 +62,25 @@ pub struct Ending {
     pub said: String,
     /// The Engine's own word on a container that it could not run.
     pub engine_error: String,
+    /// The Engine's own end ended it.
+    pub engine_stopped: bool,
 }
 
 /// Exit code to status and message (contract 5.3 and its better rules).
 pub fn outcome_of(ending: &Ending) -> Outcome {
     let Some(code) = ending.code else {
-        let message =
-            "its container was removed, not by the runner, before its exit code was known";
-        return failed(message.to_owned());
+        return failed(if ending.engine_stopped {
+            "the Docker Engine was stopped or restarted while the task ran, and has lost its \
+             container"
+                .to_owned()
+        } else {
+            "its container was removed, not by the runner, before its exit code was known"
+                .to_owned()
+        });
     };
+    if ending.engine_stopped {
+        return ended_with_the_engine(code, ending.oom_killed);
+    }
     let status = match (code, ending.oom_killed) {
         (0, _) => FinalStatus::Completed,
         (KILLED_EXIT_CODE, true) => FinalStatus::KilledOom,
@@ -93,6 +103,18 @@ pub fn outcome_of(ending: &Ending) -> Outcome {
         }
     }
     Outcome { status, exit_code: Some(code), message: Some(message) }
+}
+
+/// Whatever the code looks like, and though a process of it may have been killed for memory before:
+/// the Engine's end was the task's.
+fn ended_with_the_engine(code: i64, oom_killed: bool) -> Outcome {
+    let memory =
+        if oom_killed { "; before that a process of it was killed for memory" } else { "" };
+    let message = format!(
+        "exit code {code}: the Docker Engine was stopped or restarted while the task ran, and \
+         ended it{memory}"
+    );
+    Outcome { exit_code: Some(code), ..failed(message) }
 }
 
 /// 127 not found, 126 not executable, else 125 (contract 5.3). The Engine has one status number for
@@ -132,6 +154,15 @@ mod test {
         assert_eq!(outcome(137, false).status, FinalStatus::Failed);
         assert_eq!(outcome(1, true).status, FinalStatus::Failed);
         assert!(outcome(1, true).message.unwrap().contains("memory"));
+    }
+
+    #[test]
+    fn end_of_the_engine_is_no_kill_for_memory_and_names_the_engine() {
+        let ending = Ending { code: Some(137), oom_killed: true, ..Ending::default() };
+        let Outcome { status, exit_code, message } =
+            outcome_of(&Ending { engine_stopped: true, ..ending });
+        assert_eq!((status, exit_code), (FinalStatus::Failed, Some(137)));
+        assert!(message.unwrap().contains("Docker Engine was stopped"));
     }
 
     #[test]

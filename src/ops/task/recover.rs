@@ -160,7 +160,10 @@ fn nudge(node: &Arc<Node>, stand: &Stand) {
     match (stand.phase, stand.wanted) {
         (Phase::Ended, _) | (_, Wanted::Killed | Wanted::Withdrawn) => node.lanes.raise(id),
         (Phase::Accepted | Phase::Creating | Phase::Starting, Wanted::Run) => {
-            if !node.lanes.holds(id) {
+            if node.lanes.holds(id) {
+                // It may pause until the Engine is back, which it is.
+                node.lanes.raise(id);
+            } else {
                 post_start(node, id, stand.numa_node);
             }
         }
@@ -236,6 +239,7 @@ fn rebuilt(
         idempotency_key: None,
         tunnel_secret: String::new(),
         end_is_told: false,
+        output_made: None,
         container: ContainerTrace::Known(container.id.clone()),
         outcome: None,
         reports: if has_host { vec![Report::Running] } else { Vec::new() },

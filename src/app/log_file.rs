@@ -1,0 +1,136 @@
+//! Where the log goes: stderr, or a file that is opened anew on SIGHUP, so that it can be renamed
+//! under us (logrotate) without losing a line. A disk that is full costs lines, which are counted,
+//! and nothing else.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use crate::metrics;
+use crate::threads::lock;
+
+/// Its group may read it; lines name commands and images of users.
+const MODE: u32 = 0o640;
+
+/// The log file, shared between the logger and who opens it anew.
+#[derive(Clone, Debug)]
+pub struct LogFile {
+    path: PathBuf,
+    open: Arc<Mutex<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    file: File,
+    /// The last line was written in part: what follows begins on a line of its own.
+    is_torn: bool,
+}
+
+impl LogFile {
+    /// Opens the file for appending, made if need be with mode 0640.
+    ///
+    /// # Errors
+    /// It can't be opened: a directory that is not there, rights, something else than a file.
+    pub fn open(path: &Path) -> io::Result<LogFile> {
+        let open = Open { file: open(path)?, is_torn: false };
+        Ok(LogFile { path: path.to_owned(), open: Arc::new(Mutex::new(open)) })
+    }
+
+    /// Opens the file at its path anew. What is being logged meanwhile goes to the old one or the
+    /// new, whole.
+    ///
+    /// # Errors
+    /// It can't be opened; the log goes on in the old one.
+    pub fn reopen(&self) -> io::Result<()> {
+        let file = open(&self.path)?;
+        *lock(&self.open) = Open { file, is_torn: false };
+        Ok(())
+    }
+}
+
+impl Write for LogFile {
+    /// Writes one formatted line, whatever becomes of it.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut open = lock(&self.open);
+        let is_torn = open.is_torn;
+        let whole = if is_torn { [b"\n", line].concat() } else { line.to_vec() };
+        // One call: a line is never mixed with another's, and appending is the kernel's.
+        let written = open.file.write(&whole).unwrap_or(0);
+        if written < whole.len() {
+            metrics::LOG_LINES_LOST.up();
+            open.is_torn = is_torn || written > 0;
+        } else {
+            open.is_torn = false;
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    // A pipe without a reader would hold us for ever: non-blocking, it is an error.
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(MODE).custom_flags(libc::O_NONBLOCK);
+    let file = options.open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no ordinary file"))
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn file_is_made_for_owner_and_group_and_appended_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        for line in ["first\n", "second\n"] {
+            LogFile::open(&path).unwrap().write_all(line.as_bytes()).unwrap();
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "first\nsecond\n");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
+    }
+
+    #[test]
+    fn renamed_file_gets_lines_until_the_reopening_and_the_new_one_those_after() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, old) = (directory.path().join("log"), directory.path().join("log.1"));
+        let mut log = LogFile::open(&path).unwrap();
+        log.write_all(b"first\n").unwrap();
+        fs::rename(&path, &old).unwrap();
+        log.write_all(b"second\n").unwrap();
+        log.reopen().unwrap();
+        log.write_all(b"third\n").unwrap();
+        assert_eq!(fs::read_to_string(&old).unwrap(), "first\nsecond\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "third\n");
+    }
+
+    #[test]
+    fn reopening_that_fails_leaves_the_old_file_in_use() {
+        let directory = tempfile::tempdir().unwrap();
+        let (inside, moved) = (directory.path().join("a"), directory.path().join("b"));
+        fs::create_dir(&inside).unwrap();
+        let mut log = LogFile::open(&inside.join("log")).unwrap();
+        fs::rename(&inside, &moved).unwrap();
+        log.reopen().unwrap_err();
+        log.write_all(b"still\n").unwrap();
+        assert_eq!(fs::read_to_string(moved.join("log")).unwrap(), "still\n");
+    }
+
+    #[test]
+    fn device_or_directory_is_no_log_file() {
+        assert!(LogFile::open(Path::new("/dev/full")).is_err());
+        assert!(LogFile::open(Path::new("/tmp")).is_err());
+    }
+}

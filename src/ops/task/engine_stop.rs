@@ -1,0 +1,80 @@
+//! Whether the Engine ended a task by its own end: it was stopped, restarted or killed, or the
+//! machine lost power. Asked by `finish` of an exit code that such an end makes, and of a container
+//! that is gone; never of a task that ended by itself. How it is known: contrib/design/0004.
+
+use crate::docker::{DockerError, Memory};
+use crate::model::phase::Wanted;
+use crate::model::task::TaskRecord;
+use crate::ops::Node;
+
+/// What an Engine writes that finds a container dead of which it knows no code: after a power cut.
+const UNKNOWN_EXIT_CODE: i64 = 255;
+
+/// 128 + HUP, INT, QUIT, KILL, TERM: a stopping Engine sends the image's stop signal, usually TERM,
+/// then KILL.
+const STOP_SIGNAL_EXIT_CODES: [i64; 5] = [129, 130, 131, 137, 143];
+
+/// Whether the Engine's end was the end of the container with this id, which ended with `code`
+/// (`None`: nobody knows).
+///
+/// # Errors
+/// There is no Engine that is there to stay; the outcome has to wait for it.
+pub fn is_by_the_engine(
+    node: &Node,
+    record: &TaskRecord,
+    code: Option<i64>,
+    container: &str,
+) -> Result<bool, DockerError> {
+    if record.wanted != Wanted::Run || !may_be_by_the_engine(code) {
+        return Ok(false);
+    }
+    let memory = node.engine.remembers(container)?;
+    Ok(has_outlived_an_engine(memory)
+        && ends_with_the_engine(code, memory, node.engine.about()?.live_restore))
+}
+
+fn may_be_by_the_engine(code: Option<i64>) -> bool {
+    code.is_none_or(|code| code == UNKNOWN_EXIT_CODE || STOP_SIGNAL_EXIT_CODES.contains(&code))
+}
+
+/// The Engine was started after the container.
+fn has_outlived_an_engine(memory: Memory) -> bool {
+    memory.is_whole && !memory.start
+}
+
+/// Without live restore no container survives its Engine: the next one ends what still runs. With
+/// it, a container dies of the machine's end only, of which nobody has seen anything.
+fn ends_with_the_engine(code: Option<i64>, memory: Memory, live_restore: bool) -> bool {
+    !live_restore || (code == Some(UNKNOWN_EXIT_CODE) && !memory.end)
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    const NOTHING: Memory = Memory { start: false, end: false, is_whole: true };
+
+    #[test]
+    fn code_of_a_programs_own_is_never_the_engines() {
+        assert!(
+            [0, 1, 3, 125, 127, 134, 139].iter().all(|code| !may_be_by_the_engine(Some(*code)))
+        );
+        assert!(may_be_by_the_engine(Some(137)) && may_be_by_the_engine(Some(143)));
+        assert!(may_be_by_the_engine(Some(255)) && may_be_by_the_engine(None));
+    }
+
+    #[test]
+    fn engine_that_has_seen_the_start_or_may_have_forgotten_it_is_not_to_blame() {
+        assert!(has_outlived_an_engine(NOTHING));
+        assert!(!has_outlived_an_engine(Memory { start: true, ..NOTHING }));
+        assert!(!has_outlived_an_engine(Memory { is_whole: false, ..NOTHING }));
+    }
+
+    #[test]
+    fn with_live_restore_only_an_end_that_nobody_saw_is_the_engines() {
+        assert!(ends_with_the_engine(Some(137), NOTHING, false));
+        assert!(!ends_with_the_engine(Some(137), NOTHING, true));
+        assert!(ends_with_the_engine(Some(255), NOTHING, true));
+        assert!(!ends_with_the_engine(Some(255), Memory { end: true, ..NOTHING }, true));
+    }
+}
