@@ -97,6 +97,8 @@ pub const HTTP_LAST_HEARING: Duration = Duration::from_millis(100);
 pub const HTTP_STREAMS_LEAVE: Duration = Duration::from_millis(100);
 /// Meanwhile the door looks this often whether all is done.
 pub const HTTP_DRAIN_TURN: Duration = Duration::from_millis(1);
+/// What every 503 gives in `Retry-After`. Bounds are reached in bursts, which pass within a second.
+pub const HTTP_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Of an input that a 422 quotes back, this much at most; a longer one is not quoted.
 pub const HTTP_ECHO_BYTES_MAX: usize = 1024;
 /// Refused addresses remembered for `/health`.
@@ -183,9 +185,9 @@ pub const ENGINE_EVENTS_REMEMBERED: usize = 256;
 /// Orders that may wait in a lane. The host sends verbs one by one; sixteen means it has gone wild.
 pub const LANE_ORDERS_MAX: usize = 16;
 
-/// Lanes that may have something at once before `post` refuses a new one. Far above the tasks a
-/// node can run; a thousand starts at once are no reason to refuse.
-pub const LANES_MAX: usize = 4096;
+/// Lanes that may have something at once before `post` refuses a new one. As many as there may be live
+/// tasks: what was accepted has a lane at once.
+pub const LANES_MAX: usize = TASKS_LIVE_MAX;
 
 /// The longest pause a lane takes; a longer one is cut to this. No retry should wait longer.
 pub const LANE_PAUSE_MAX: Duration = Duration::from_secs(3600);
@@ -205,6 +207,19 @@ pub const POOL_START_RETRY: Duration = Duration::from_secs(1);
 /// Records of tasks that are over: the newest this many, and none older than a month (design D6).
 pub const ENDED_RECORDS_MAX: usize = 10_000;
 pub const ENDED_RECORD_AGE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// So many more before the next hour's look, and they are thrown away sooner: a drained outbox or a
+/// busy hour must not make the list of them slow.
+pub const ENDED_RECORDS_SLACK: usize = 1_000;
+
+/// A record's file. An execute body is 4 MiB at most; JSON writes a byte of it in six at most.
+pub const RECORD_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// Names of files that were set aside, in `/health`; how many of them are logged; and how many of one
+/// name in one second are told apart.
+pub const ASIDE_NAMES_MAX: usize = 5;
+pub const ASIDE_LOGGED_MAX: u64 = 50;
+pub const ASIDE_SAME_NAME_MAX: usize = 100;
 
 // ── host ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -239,6 +254,10 @@ pub const REGISTER_PAUSE_MAX: Duration = Duration::from_secs(15);
 pub const OUTBOX_BACKOFF_FIRST: Duration = Duration::from_millis(250);
 pub const OUTBOX_BACKOFF_MAX: Duration = Duration::from_secs(10);
 
+/// Of the tasks with something unsent the newest this many take turns with all others, so that a
+/// backlog of a day does not hold up what happens now.
+pub const OUTBOX_FRESH_MAX: usize = 64;
+
 /// What is due when the runner stops is tried for this long; the records keep the rest.
 pub const OUTBOX_LAST_TRY: Duration = Duration::from_millis(800);
 
@@ -256,8 +275,12 @@ pub const KERNEL_LOG_RECORDS_MAX: usize = 100_000;
 
 // ── ops ──────────────────────────────────────────────────────────────────────────────────────
 
-/// Tasks that still need something: running, waiting, or untold to the host. About 16 kB each.
+/// Tasks that still need something here: running, waiting, to be cleaned up. About 16 kB each.
 pub const TASKS_LIVE_MAX: usize = 20_000;
+
+/// Tasks that are over and only wait for the host: twice a day at one task a second. About 100 bytes
+/// each, and 20 in every heartbeat, which lists them by contract.
+pub const TASKS_UNTOLD_MAX: usize = 200_000;
 
 /// Containers that wait for the host's acknowledgement and are kept, so that a node whose state
 /// directory is lost can still report them (design law 2).

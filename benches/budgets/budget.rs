@@ -81,6 +81,17 @@ const ROWS: &[Row] = &[
         why: "after 1,000 tasks" },
     Row { name: "running_task_kb", unit: "kB", floor: "", budget: AtMost(16.0),
         why: "memory of a task while it runs, its reports delivered" },
+    Row { name: "queued_task_kb", unit: "kB", floor: "", budget: AtMost(16.0),
+        why: "memory of a task that was accepted and waits for an Engine that is away" },
+
+    Row { name: "backlog_start_ms", unit: "ms", floor: "", budget: Unbudgeted,
+        why: "exec to the first answered request with 100,000 reports to tell" },
+    Row { name: "backlog_reports", unit: "1/s", floor: "", budget: Unbudgeted,
+        why: "reports told in a second to a host that answers at once" },
+    Row { name: "backlog_health_ms", unit: "ms", floor: "", budget: AtMost(50.0),
+        why: "GET /health meanwhile" },
+    Row { name: "backlog_peak_mb", unit: "MB", floor: "", budget: Unbudgeted,
+        why: "the most memory meanwhile" },
 ];
 
 /// What was measured so far.

@@ -59,6 +59,32 @@ fn run_tasks(runner: &Runner, host: &Host, environment: &str, count: usize) {
     });
 }
 
+/// What memory grows by for each task that was accepted and can't start, the host knowing of it.
+pub fn queued_task(place: &Place, figures: &mut Figures) {
+    let count = place.pick(2000, 4);
+    let settle = place.pick(Duration::from_secs(5), Duration::from_millis(500));
+    let host = Host::start();
+    let mut runner = Runner::prepare(place, Some(&host));
+    runner.without_engine();
+    runner.exec();
+    let mut client = runner.connect();
+    let mut accept = |id: u64| {
+        let body = runner.execute_body("none", id, &"x".repeat(1000));
+        let answer = client.call("POST", "/api/execute", Some(&body));
+        answer.expect("the runner answers").expect(200);
+    };
+    // Every thread has worked once.
+    (0..AT_ONCE).for_each(|_| accept(unique_id()));
+    runner.wait_no_reports();
+    sleep(settle);
+    let before = runner.pss_bytes();
+    (0..count).for_each(|_| accept(unique_id()));
+    runner.wait_no_reports();
+    sleep(settle);
+    let grown = runner.pss_bytes() - before;
+    figures.tell("queued_task_kb", grown / 1e3 / count as f64);
+}
+
 /// What memory grows by for each task that runs, once all is told and quiet. In a runner without a
 /// past: what many tasks have left free in the heap would hide it.
 pub fn running_task(place: &Place, figures: &mut Figures) {

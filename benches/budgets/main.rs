@@ -7,6 +7,7 @@
 //! own; its host is in this process; its Engine is the machine's. Everything made is removed.
 //! `--quick` only shows that every measurement still runs: its figures mean nothing.
 
+mod backlog;
 mod budget;
 mod engine;
 mod get;
@@ -45,6 +46,12 @@ const GROUPS: &[Group] = &[
     },
     Group { name: "life", what: "memory and CPU: idle, and after many tasks", run: life::run },
     Group { name: "running", what: "memory of tasks that run", run: life::running_task },
+    Group {
+        name: "queued",
+        what: "memory of tasks that wait for the Engine",
+        run: life::queued_task,
+    },
+    Group { name: "backlog", what: "the reports of a day without a host", run: backlog::run },
 ];
 
 fn main() -> ExitCode {

@@ -97,6 +97,19 @@ impl Runner {
         assert!(child.wait().is_ok_and(|status| status.success()));
     }
 
+    pub fn state_dir(&self) -> PathBuf {
+        self.directory.join("state_dir")
+    }
+
+    /// Its Engine is one that is not there.
+    pub fn without_engine(&self) {
+        let path = self.directory.join("runner.toml");
+        let text = std::fs::read_to_string(&path).expect("the configuration");
+        let mut settings: toml::Table = text.parse().expect("TOML");
+        settings.insert("docker_host".to_owned(), "unix:///nowhere/docker.sock".into());
+        std::fs::write(path, settings.to_string()).expect("a file");
+    }
+
     /// A new connection. Tried again as fast as can be while the runner is not listening yet.
     pub fn connect(&self) -> Http<TcpStream> {
         const RETRY: Duration = Duration::from_micros(100);

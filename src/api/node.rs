@@ -23,9 +23,11 @@ pub fn health(node: &Arc<Node>, _call: Call) -> Answer {
     let engine = node.engine.health();
     let warnings = ops::warnings(node);
     let is_well = warnings.is_empty() && matches!(engine, EngineHealth::Ok { .. });
-    let phases = node.tasks.live(|record| Some((record.phase, record.reports.len())));
+    let phases = node.tasks.active(|record| Some((record.phase, record.reports.len())));
+    let untold = node.tasks.counts().untold;
     let ended = phases.iter().filter(|(phase, _)| *phase == Phase::Ended).count();
     let unsent: usize = phases.iter().map(|(_, reports)| reports).sum();
+    let aside = node.tasks.set_aside();
     Reply::json(
         200,
         &json!({
@@ -37,12 +39,18 @@ pub fn health(node: &Arc<Node>, _call: Call) -> Answer {
             "engine": engine_word(&engine),
             "engine_detail": engine.to_string(),
             "host": host(node),
-            "tasks": { "live": phases.len(), "running": phases.len() - ended },
+            "tasks": {
+                "live": phases.len() + untold,
+                "running": phases.len() - ended,
+                "untold": untold,
+            },
             "reports": {
-                "unsent": unsent,
+                "unsent": unsent + untold,
                 "set_aside": metrics::REPORTS_SET_ASIDE.get(),
             },
-            "records_set_aside": metrics::RECORDS_BROKEN.get(),
+            "records_set_aside": aside.count,
+            "records_set_aside_newest": aside.newest,
+            "records_stuck": aside.stuck,
             "shared_dir": node.settings.shared_dir,
             "warnings": warnings,
         }),

@@ -81,16 +81,23 @@ fn frozen(
     answer
 }
 
-/// `GET /api/tasks`: live tasks; with `all=1` also the newest that are over.
+/// `GET /api/tasks`: live tasks, but of those that only wait for the host the newest; with `all=1`
+/// also the newest that are over.
 pub fn list(node: &Arc<Node>, call: Call) -> Answer {
     answer(|| {
         let all = query::flag(&call, "all")?;
-        let mut tasks = node.tasks.live(|record| Some(task_view(node, record)));
+        let mut tasks = node.tasks.active(|record| Some(task_view(node, record)));
+        let untold = node.tasks.untold();
+        let newest = &untold[untold.len().saturating_sub(TASKS_LISTED_MAX)..];
+        let untold_listed = newest.iter().filter_map(|id| node.tasks.get(*id));
+        tasks.extend(untold_listed.map(|record| task_view(node, &record)));
         if all {
             let over = node.tasks.newest_over(TASKS_LISTED_MAX).map_err(OpError::from)?;
             tasks.extend(over.iter().map(|record| task_view(node, record)));
         }
-        Ok(Reply::json(200, &json!({ "count": tasks.len(), "tasks": tasks })))
+        let untold_count = untold.len();
+        let answer = json!({ "count": tasks.len(), "untold": untold_count, "tasks": tasks });
+        Ok(Reply::json(200, &answer))
     })
 }
 

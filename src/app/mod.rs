@@ -153,6 +153,7 @@ fn start_all(
         first_writes,
         exits: Default::default(),
         access: Arc::clone(&access),
+        kept: Default::default(),
         reconcile_wanted: reconcile_wanted.clone(),
         stop: stop.clone(),
         started: Instant::now(),

@@ -76,7 +76,7 @@ pub fn status(node: &Node) -> String {
         Some(contact) if contact.registered => "registered",
         Some(_) => "registering",
     };
-    let (tasks, unsent) = (node.tasks.live_count(), node.outbox.waiting());
+    let (tasks, unsent) = (node.tasks.counts().active, node.outbox.waiting());
     format!("STATUS=tasks: {tasks}, unsent reports: {unsent}, host: {host}, Engine: {engine}")
 }
 

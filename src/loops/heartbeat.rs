@@ -11,6 +11,8 @@ use crate::host::{Beat, Host, HostError};
 use crate::limits::{PANIC_REST, REGISTER_PAUSE_FIRST, REGISTER_PAUSE_MAX, STACK_BYTES};
 use crate::machine::usage::{self, CpuMeter};
 use crate::machine::{addresses, topology};
+use crate::model::ids::TaskId;
+use crate::model::task::TaskRecord;
 use crate::model::time::Stamp;
 use crate::ops::Node;
 use crate::threads;
@@ -101,13 +103,22 @@ fn registration(node: &Node, host: &Host) -> Register {
     }
 }
 
+/// Also those that are over until the host knows (design law 6), one by one: by contract.
+fn running_tasks(node: &Node) -> Vec<u64> {
+    let running = |record: &TaskRecord| record.counts_as_running().then_some(record.spec.id);
+    let mut ids = node.tasks.active(running);
+    // After those: a task that comes to its end between the two is in both, not in neither.
+    ids.extend(node.tasks.untold());
+    ids.sort_unstable();
+    ids.dedup();
+    ids.into_iter().map(TaskId::get).collect()
+}
+
 fn heartbeat(node: &Node, meter: &mut CpuMeter) -> Heartbeat {
     let memory = usage::memory();
     let temperatures = usage::temperatures(&node.settings.sysfs_root);
     Heartbeat {
-        running_tasks: node
-            .tasks
-            .live(|record| record.counts_as_running().then_some(record.spec.id.get())),
+        running_tasks: running_tasks(node),
         killed_tasks: Vec::new(),
         cpu_percent: meter.sample(),
         memory_percent: memory.map(|memory| memory.used_percent()),

@@ -63,7 +63,7 @@ fn run(node: &Arc<Node>, wanted: &Receiver<()>) {
                 node.access.set_own_addresses(own.into_iter().collect());
             }
         }
-        if now >= prune_at {
+        if now >= prune_at || node.tasks.is_crowded() {
             prune_at = now + PRUNE_EVERY;
             match node.tasks.prune() {
                 Ok(0) => {}

@@ -254,6 +254,13 @@ impl TaskRecord {
             && self.container == ContainerTrace::Removed
     }
 
+    /// Nothing is left to do here: ended and cleaned up; only the host is to be told how.
+    pub fn waits_for_the_host_only(&self) -> bool {
+        self.phase == Phase::Ended
+            && self.reports == [Report::Final]
+            && self.container == ContainerTrace::Removed
+    }
+
     /// Whether the heartbeat lists it: until its final is acknowledged, and not after a kill.
     pub fn counts_as_running(&self) -> bool {
         match self.phase {

@@ -64,7 +64,8 @@ impl From<StoreError> for OpError {
             StoreError::Missing(id) => OpError::NotKnown(id),
             error @ (StoreError::InUse { .. }
             | StoreError::Io { .. }
-            | StoreError::Broken { .. }) => OpError::Store(error),
+            | StoreError::Blocked { .. }
+            | StoreError::Unwritable { .. }) => OpError::Store(error),
         }
     }
 }

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use super::network::{self, NetworkFacts};
 use super::{Node, shared_dir};
 use crate::docker::EngineHealth;
-use crate::limits::DENIED_SHOWN;
+use crate::limits::{ASIDE_NAMES_MAX, DENIED_SHOWN};
 use crate::metrics;
 use crate::serve::access::{Denial, Denied};
+use crate::store::aside::SetAside;
 
 /// What an operator should know and mend, a sentence each; empty when all is well.
 pub fn warnings(node: &Node) -> Vec<String> {
@@ -24,6 +25,7 @@ pub fn warnings(node: &Node) -> Vec<String> {
     if let Some(trouble) = node.tasks.trouble() {
         warnings.push(format!("state directory: {trouble}"));
     }
+    warnings.extend(set_aside(&node.tasks.set_aside()));
     if let Some(trouble) = shared_dir::trouble(node) {
         warnings.push(format!("SHARED_DIR {}: {trouble}", node.settings.shared_dir.display()));
     }
@@ -36,7 +38,6 @@ pub fn warnings(node: &Node) -> Vec<String> {
     }
     let counted = [
         (metrics::REPORTS_SET_ASIDE.get(), "status reports were refused as malformed by the host"),
-        (metrics::RECORDS_BROKEN.get(), "task records could not be read and were set aside"),
         (metrics::THREAD_PANICS.get(), "threads ended by a panic"),
         (metrics::LOG_LINES_LOST.get(), "lines were not taken by the log file; is its disk full?"),
     ];
@@ -46,6 +47,35 @@ pub fn warnings(node: &Node) -> Vec<String> {
     let lately = |denied: &&Denied| denied.last.elapsed().is_ok_and(|ago| ago < DENIED_SHOWN);
     let denied = node.access.denied();
     warnings.extend(denied.iter().filter(lately).map(|denied| turned_away(denied, &network)));
+    warnings
+}
+
+/// Names the newest few; each name ends in what is wrong with the file.
+fn set_aside(aside: &SetAside) -> Vec<String> {
+    let directory = aside.directory.display();
+    let mut warnings = Vec::new();
+    if aside.count > 0 {
+        warnings.push(format!(
+            "{} files among the task records are none and lie in {directory}, the newest: {}; to \
+             end this warning delete them or move them away; to try one again move it back to \
+             tasks/ID.json and restart",
+            aside.count,
+            aside.newest.join(", "),
+        ));
+    }
+    if !aside.stuck.is_empty() {
+        let few: Vec<String> = aside
+            .stuck
+            .iter()
+            .take(ASIDE_NAMES_MAX)
+            .map(|path| path.display().to_string())
+            .collect();
+        warnings.push(format!(
+            "{} files among the task records are none and can't be moved to {directory}: remove {}",
+            aside.stuck.len(),
+            few.join(", "),
+        ));
+    }
     warnings
 }
 
@@ -69,9 +99,11 @@ fn turned_away(denied: &Denied, network: &NetworkFacts) -> String {
 /// Figures that are counted by looking, for `/metrics`.
 pub fn gauges(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
     let lanes = node.lanes.gauge();
+    let tasks = node.tasks.counts();
     let count = |n: usize| n as u64;
     vec![
-        ("river_tasks_live", "Tasks that still need something.", count(node.tasks.live_count())),
+        ("river_tasks_live", "Tasks that still need something here.", count(tasks.active)),
+        ("river_tasks_untold", "Tasks that only wait for the host.", count(tasks.untold)),
         ("river_outbox_tasks", "Tasks with an unsent report.", count(node.outbox.waiting())),
         ("river_lanes", "Lanes with an order.", count(lanes.lanes)),
         ("river_lane_workers_busy", "Lane workers at work.", count(lanes.workers_busy)),

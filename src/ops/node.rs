@@ -10,6 +10,7 @@ use super::events::EventLog;
 use super::images::Images;
 use super::network::NetworkState;
 use super::shared_dir::SharedDir;
+use super::task::kept::Kept;
 use crate::docker::{Engine, EngineInfo};
 use crate::host::Host;
 use crate::host::outbox::Outbox;
@@ -45,6 +46,8 @@ pub struct Node {
     pub exits: Mutex<HashMap<TaskId, Exit>>,
     /// Who may call us; `/health` tells who was turned away.
     pub access: Arc<Access>,
+    /// Ended tasks whose containers are kept until the host knows.
+    pub kept: Mutex<Kept>,
     /// Asks the sweep for a reconciliation now; a full queue has one waiting already.
     pub reconcile_wanted: Sender<()>,
     pub stop: Stop,

@@ -73,7 +73,7 @@ fn settled(node: &Arc<Node>, id: TaskId, report: &Report, verdict: Verdict) {
     let now = Stamp::now();
     let is_final = *report == Report::Final;
     // In memory only: sent once more after a crash is harmless, and the next write carries it.
-    node.tasks.note(id, |record| {
+    let noted = node.tasks.note(id, |record| {
         if record.reports.first() == Some(report) {
             record.reports.remove(0);
         }
@@ -83,7 +83,12 @@ fn settled(node: &Arc<Node>, id: TaskId, report: &Report, verdict: Verdict) {
     });
     if is_final {
         node.events.note(id, "reported");
-        node.lanes.raise(id);
+        match noted {
+            Some(()) => node.lanes.raise(id),
+            // It waited for nothing else. Here and not on its lane: the next of a long backlog is
+            // sent when this one is off our hands. Refused, the sweep tries again.
+            None => drop(node.tasks.put_away(id, now)),
+        }
     } else if verdict == Verdict::Refused {
         withdraw_if_the_user_ended_it(node, id);
     }

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::park::Parked;
 use super::stream::Stream;
+use crate::limits::HTTP_RETRY_AFTER;
 
 /// What a handler gives back.
 #[derive(Debug)]
@@ -78,6 +79,9 @@ impl Reply {
         }
         for (name, value) in &self.headers {
             put(&mut head, name, value);
+        }
+        if self.status == 503 {
+            put(&mut head, "Retry-After", &HTTP_RETRY_AFTER.as_secs().to_string());
         }
         match manner.after {
             After::Close | After::Linger => put(&mut head, "Connection", "close"),

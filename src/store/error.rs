@@ -9,16 +9,18 @@ use crate::model::ids::TaskId;
 /// A record could not be read or made durable.
 #[derive(Debug)]
 pub enum StoreError {
-    /// Another runner works on this directory.
-    InUse { path: PathBuf },
+    /// Another runner works on this directory; its process id, if it could write it down.
+    InUse { path: PathBuf, holder: Option<u32> },
     /// A record of this id exists.
     Exists(TaskId),
     /// No record of this id.
     Missing(TaskId),
     /// The file system said no; what was in memory is unchanged.
     Io { doing: &'static str, path: PathBuf, source: io::Error },
-    /// The file is no record.
-    Broken { path: PathBuf, source: serde_json::Error },
+    /// A file that is no record, and that could not be set aside, has the record's name.
+    Blocked { path: PathBuf },
+    /// A path of the record can't be written as JSON.
+    Unwritable { id: TaskId, source: serde_json::Error },
 }
 
 impl StoreError {
@@ -35,8 +37,11 @@ impl StoreError {
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            StoreError::InUse { path } => {
+            StoreError::InUse { path, holder: None } => {
                 write!(f, "{} is in use by another runner", path.display())
+            }
+            StoreError::InUse { path, holder: Some(pid) } => {
+                write!(f, "{} is in use by another runner (process {pid})", path.display())
             }
             StoreError::Exists(id) => write!(f, "task {id} is known already"),
             StoreError::Missing(id) => write!(f, "task {id} is not known"),
@@ -47,8 +52,11 @@ impl fmt::Display for StoreError {
                 }
                 Ok(())
             }
-            StoreError::Broken { path, source } => {
-                write!(f, "{} is no task record: {source}", path.display())
+            StoreError::Blocked { path } => {
+                write!(f, "{} is no task record and is in the way: remove it", path.display())
+            }
+            StoreError::Unwritable { id, source } => {
+                write!(f, "the record of task {id} can't be written: {source}")
             }
         }
     }
@@ -58,8 +66,11 @@ impl std::error::Error for StoreError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             StoreError::Io { source, .. } => Some(source),
-            StoreError::Broken { source, .. } => Some(source),
-            StoreError::InUse { .. } | StoreError::Exists(_) | StoreError::Missing(_) => None,
+            StoreError::Unwritable { source, .. } => Some(source),
+            StoreError::InUse { .. }
+            | StoreError::Exists(_)
+            | StoreError::Missing(_)
+            | StoreError::Blocked { .. } => None,
         }
     }
 }

@@ -19,10 +19,9 @@ const TRIAL_BYTES: usize = 4096;
 /// # Errors
 /// The file system refused a step; the old content, if any, still stands.
 pub fn write_durably(path: &Path, content: &[u8]) -> Result<(), StoreError> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(TEMPORARY_SUFFIX);
-    let temporary = PathBuf::from(temporary);
-    let written = write_and_sync(&temporary, content)
+    let temporary = temporary(path);
+    let written = write(&temporary, content)
+        .and_then(|file| file.sync_all())
         .and_then(|()| fs::rename(&temporary, path))
         .and_then(|()| sync_directory(path.parent().unwrap_or(Path::new("/"))));
     written.map_err(|source| {
@@ -38,9 +37,16 @@ pub fn write_durably(path: &Path, content: &[u8]) -> Result<(), StoreError> {
 /// It can't.
 pub fn try_writing(directory: &Path) -> Result<(), StoreError> {
     let path = directory.join(format!("trial{TEMPORARY_SUFFIX}"));
-    let written = write_and_sync(&path, &[0; TRIAL_BYTES]);
+    let written = write(&path, &[0; TRIAL_BYTES]).and_then(|file| file.sync_all());
     let _ = fs::remove_file(&path);
     written.map_err(|source| StoreError::io("write", &path, source))
+}
+
+/// Where a file is written before it has its name.
+pub fn temporary(path: &Path) -> PathBuf {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(TEMPORARY_SUFFIX);
+    PathBuf::from(temporary)
 }
 
 /// Makes the names in `directory` durable.
@@ -51,10 +57,14 @@ pub fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-fn write_and_sync(path: &Path, content: &[u8]) -> io::Result<()> {
+/// Writes `content`; after a power failure it may be lost or torn.
+///
+/// # Errors
+/// The file system refused; half a file may be there.
+pub fn write(path: &Path, content: &[u8]) -> io::Result<File> {
     // Records hold environments: nobody but us reads them.
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(content)?;
-    file.sync_all()
+    Ok(file)
 }

@@ -4,13 +4,20 @@
 //! ```text
 //! STATE_DIR/lock               held by the runner that works here
 //! STATE_DIR/tasks/{id}.json    tasks that still need something
+//! STATE_DIR/untold/{id}.json   tasks that are over, cleaned up, and only wait for the host
 //! STATE_DIR/ended/{id}.json    tasks that are over, told and cleaned up
 //! STATE_DIR/broken/…           files that are no records, set aside
 //! ```
 
+pub mod aside;
+mod directory;
+mod ended;
 pub mod error;
 pub mod file;
+pub mod record_file;
 pub mod table;
+#[cfg(test)]
+mod test;
 
 pub use error::StoreError;
-pub use table::Table;
+pub use table::{Counts, Table};

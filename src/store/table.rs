@@ -1,24 +1,25 @@
-//! All live records in memory, each behind a lock of its own, and their files. Records that are
-//! over live in their files only.
+//! The records that still need something, and their files. What is being worked on is held whole,
+//! each behind a lock of its own; of a task that only waits for the host no more than its id, so
+//! that a day without one costs little. Records that are over live in their files only.
 
-use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::sys::statvfs::statvfs;
 
+use super::aside::{Aside, SetAside};
+use super::directory::{hold, id_of, make, within};
 use super::error::StoreError;
 use super::file::{self, TEMPORARY_SUFFIX};
-use crate::limits::{ENDED_RECORD_AGE_MAX, ENDED_RECORDS_MAX};
+use super::record_file::{self, Flaw, Flawed, Unread};
 use crate::metrics;
 use crate::model::ids::TaskId;
 use crate::model::task::TaskRecord;
+use crate::model::time::Stamp;
 use crate::threads::lock;
 
 /// The records of this node.
@@ -27,41 +28,100 @@ pub struct Table {
     /// Held while we live: two runners on one directory would each end the other's tasks.
     _lock: Flock<File>,
     tasks: PathBuf,
-    ended: PathBuf,
-    broken: PathBuf,
-    live: Mutex<HashMap<TaskId, Arc<Entry>>>,
-    /// Why the last write failed; `None` after one that worked.
-    trouble: Mutex<Option<String>>,
+    untold: PathBuf,
+    pub(super) ended: PathBuf,
+    aside: Aside,
+    live: Mutex<Live>,
+    /// Why the last write failed, by what it was for; none for what works.
+    trouble: Mutex<BTreeMap<Purpose, String>>,
+    /// Files in `ended`, as far as known.
+    pub(super) ended_count: AtomicUsize,
 }
 
-/// `None` only while an insert has not reached the disk, or after it failed.
+#[derive(Debug, Default)]
+struct Live {
+    places: HashMap<TaskId, Place>,
+    /// Of these, those that are not held whole.
+    waiting: usize,
+}
+
+/// Where a record is.
+#[derive(Clone, Debug)]
+enum Place {
+    /// In memory, and in `tasks`.
+    Whole(Arc<Entry>),
+    /// In `untold`.
+    Untold,
+    /// Still there, though the host knows: the disk has refused to move it.
+    Told,
+}
+
+/// `None` only while a record comes from the disk or goes there, or after that failed.
 type Entry = Mutex<Option<TaskRecord>>;
 
+/// What a write is for. A disk may refuse one and not the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Purpose {
+    Change,
+    WaitForTheHost,
+    PutAway,
+}
+
+/// How many records need something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Held whole.
+    pub active: usize,
+    /// Over and cleaned up; only the host is to be told.
+    pub untold: usize,
+}
+
+impl Live {
+    fn put(&mut self, id: TaskId, place: Place) {
+        let waits = |place: &Place| usize::from(!matches!(place, Place::Whole(_)));
+        self.waiting += waits(&place);
+        self.waiting -= self.places.insert(id, place).as_ref().map_or(0, waits);
+    }
+
+    fn remove(&mut self, id: TaskId) {
+        if let Some(Place::Untold | Place::Told) = self.places.remove(&id) {
+            self.waiting -= 1;
+        }
+        // A day without a host must not be remembered as memory for ever.
+        if self.places.capacity() > 64 && self.places.capacity() > 8 * self.places.len() {
+            self.places.shrink_to(2 * self.places.len());
+        }
+    }
+}
+
 impl Table {
-    /// Opens the directory, making it if need be, and reads the live records. A file that is no
-    /// record is moved aside and counted, never a reason not to start (demands A12, A13).
+    /// Opens the directory, making it if need be, and reads the live records. Of tasks that only
+    /// wait for the host no file is opened. A file that is no record is set aside and told, never
+    /// a reason not to start (demands A12, A13).
     ///
     /// # Errors
     /// [`StoreError::InUse`] by another runner, or the directory cannot be made or read.
     pub fn open(state_dir: &Path) -> Result<Table, StoreError> {
-        make_directory(state_dir)?;
+        make(state_dir)?;
         let table = Table {
-            _lock: lock_directory(state_dir)?,
+            _lock: hold(state_dir)?,
             tasks: state_dir.join("tasks"),
+            untold: state_dir.join("untold"),
             ended: state_dir.join("ended"),
-            broken: state_dir.join("broken"),
+            aside: Aside::new(state_dir.join("broken")),
             live: Mutex::default(),
             trouble: Mutex::default(),
+            ended_count: AtomicUsize::new(0),
         };
-        for directory in [&table.tasks, &table.ended, &table.broken] {
-            make_directory(directory)?;
+        for directory in [&table.tasks, &table.untold, &table.ended] {
+            make(directory)?;
         }
-        let names =
-            fs::read_dir(&table.tasks).map_err(|e| StoreError::io("read", &table.tasks, e))?;
-        for name in names {
-            let path = name.map_err(|e| StoreError::io("read", &table.tasks, e))?.path();
-            table.take_in(&path)?;
+        // Not a reason not to start: what can't be set aside stays where it is.
+        if let Err(error) = make(&state_dir.join("broken")) {
+            log::error!("{error}");
         }
+        table.each_in(&table.untold, |path| table.list_in(path))?;
+        table.each_in(&table.tasks, |path| table.take_in(path))?;
         Ok(table)
     }
 
@@ -76,18 +136,18 @@ impl Table {
         let mut slot = lock(&entry);
         {
             let mut live = lock(&self.live);
-            if live.contains_key(&id) {
+            if live.places.contains_key(&id) {
                 return Err(StoreError::Exists(id));
             }
-            live.insert(id, Arc::clone(&entry));
+            live.put(id, Place::Whole(Arc::clone(&entry)));
         }
-        // Looked at while the place in the map is ours: `retire` moves the file first and leaves
+        // Looked at while the place in the map is ours: a record's file is moved first and leaves
         // the map after, so an id that is over is seen in one of the two.
         let written =
             if self.is_over(id) { Err(StoreError::Exists(id)) } else { self.write_first(&record) };
         match written {
             Ok(()) => *slot = Some(record),
-            Err(_) => drop(lock(&self.live).remove(&id)),
+            Err(_) => lock(&self.live).remove(id),
         }
         written
     }
@@ -101,7 +161,7 @@ impl Table {
         id: TaskId,
         change: impl FnOnce(&mut TaskRecord) -> R,
     ) -> Result<R, StoreError> {
-        let entry = self.entry(id).ok_or(StoreError::Missing(id))?;
+        let entry = self.taken_down(id)?;
         let mut slot = lock(&entry);
         let current = slot.as_mut().ok_or(StoreError::Missing(id))?;
         let mut next = current.clone();
@@ -113,36 +173,53 @@ impl Table {
         Ok(result)
     }
 
-    /// Changes a live record in memory; the change reaches the disk with the next `update`. Only
-    /// for what may be lost: that a report was acknowledged (it would be sent again), or a time.
+    /// Changes a record that is worked on, in memory; the change reaches the disk with the next
+    /// `update`. Only for what may be lost: that a report was acknowledged (it would be sent again),
+    /// or a time. `None` for any other record, one that waits for the host included.
     pub fn note<R>(&self, id: TaskId, change: impl FnOnce(&mut TaskRecord) -> R) -> Option<R> {
-        let entry = self.entry(id)?;
+        let Some(Place::Whole(entry)) = self.place(id) else { return None };
         let mut slot = lock(&entry);
         slot.as_mut().map(change)
     }
 
     /// A copy of the live record.
     pub fn get(&self, id: TaskId) -> Option<TaskRecord> {
-        let entry = self.entry(id)?;
-        let slot = lock(&entry);
-        slot.clone()
+        // Twice: between the two looks at a record it may begin to wait for the host.
+        for _ in 0..2 {
+            let told = match self.place(id)? {
+                Place::Whole(entry) => match lock(&entry).clone() {
+                    Some(record) => return Some(record),
+                    None => continue,
+                },
+                Place::Untold => false,
+                Place::Told => true,
+            };
+            let mut record = self.read_untold(id)?;
+            if told {
+                record.reports.clear();
+            }
+            return Some(record);
+        }
+        None
     }
 
-    /// A copy of the record, live or over.
+    /// A copy of the record, live or over. A file that is no record is set aside.
     ///
     /// # Errors
-    /// [`StoreError::Missing`], or the file of a task that is over cannot be read.
+    /// [`StoreError::Missing`], or the file of a task that is over cannot be read now.
     pub fn find(&self, id: TaskId) -> Result<TaskRecord, StoreError> {
         if let Some(record) = self.get(id) {
             return Ok(record);
         }
         let path = self.ended_file(id);
-        match fs::read(&path) {
-            Ok(content) => serde_json::from_slice(&content)
-                .map_err(|source| StoreError::Broken { path, source }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::Missing(id)),
-            Err(source) => Err(StoreError::io("read", &path, source)),
-        }
+        let record = self.read(&path, id)?.ok_or(StoreError::Missing(id))?;
+        // The host had heard of it when it came here.
+        Ok(TaskRecord { reports: Vec::new(), ..record })
+    }
+
+    /// Whether a live record of this id is there.
+    pub fn is_live(&self, id: TaskId) -> bool {
+        lock(&self.live).places.contains_key(&id)
     }
 
     /// Whether a task of this id is over.
@@ -150,129 +227,313 @@ impl Table {
         self.ended_file(id).exists()
     }
 
-    /// What `read` makes of each live record, in the order of ids.
-    pub fn live<R>(&self, mut read: impl FnMut(&TaskRecord) -> Option<R>) -> Vec<R> {
-        let mut entries: Vec<(TaskId, Arc<Entry>)> =
-            lock(&self.live).iter().map(|(id, entry)| (*id, Arc::clone(entry))).collect();
+    /// What `read` makes of each record that is worked on, in the order of ids.
+    pub fn active<R>(&self, mut read: impl FnMut(&TaskRecord) -> Option<R>) -> Vec<R> {
+        let mut entries: Vec<(TaskId, Arc<Entry>)> = lock(&self.live)
+            .places
+            .iter()
+            .filter_map(|(id, place)| match place {
+                Place::Whole(entry) => Some((*id, Arc::clone(entry))),
+                Place::Untold | Place::Told => None,
+            })
+            .collect();
         entries.sort_unstable_by_key(|(id, _)| *id);
         entries.iter().filter_map(|(_, entry)| lock(entry).as_ref().and_then(&mut read)).collect()
     }
 
-    /// How many records are live.
-    pub fn live_count(&self) -> usize {
-        lock(&self.live).len()
+    /// Tasks that are over and only wait for the host, in the order of ids.
+    pub fn untold(&self) -> Vec<TaskId> {
+        self.waiting(|place| matches!(place, Place::Untold))
     }
 
-    /// Takes a settled record out of memory. Its file moves in one step, so that a crash finds it in
-    /// one place or the other, never in neither.
+    /// How many records need something.
+    pub fn counts(&self) -> Counts {
+        let live = lock(&self.live);
+        Counts { active: live.places.len() - live.waiting, untold: live.waiting }
+    }
+
+    /// Takes a record out of memory that nobody works on any more: to those that are over, or to
+    /// those that only wait for the host. Any other stays. Its file moves in one step, so that a
+    /// crash finds it in one place or the other, never in neither.
     ///
     /// # Errors
-    /// The disk refused; the record stays live.
+    /// The disk refused; the record stays in memory.
     pub fn retire(&self, id: TaskId) -> Result<(), StoreError> {
-        let Some(entry) = self.entry(id) else { return Ok(()) };
+        let Some(Place::Whole(entry)) = self.place(id) else { return Ok(()) };
         let mut slot = lock(&entry);
-        let Some(record) = slot.as_ref().filter(|record| record.is_settled()) else {
+        let Some(record) = slot.as_ref() else { return Ok(()) };
+        let (directory, purpose) = if record.is_settled() {
+            (&self.ended, Purpose::PutAway)
+        } else if record.waits_for_the_host_only() {
+            (&self.untold, Purpose::WaitForTheHost)
+        } else {
             return Ok(());
         };
-        self.write(record)?;
-        let (from, to) = (self.live_file(id), self.ended_file(id));
-        self.note_trouble(in_directory(&self.ended, || {
-            fs::rename(&from, &to).map_err(|source| StoreError::io("move", &from, source))
-        }))?;
+        // One step to `note_trouble`: a write that works must not hide a move that does not.
+        let written = self.write_file(record);
+        let moved = written.and_then(|()| self.rename(&self.live_file(id), directory));
+        self.note_trouble(purpose, moved)?;
+        match purpose {
+            Purpose::PutAway => {
+                self.ended_count.fetch_add(1, Ordering::Relaxed);
+                lock(&self.live).remove(id);
+            }
+            Purpose::WaitForTheHost | Purpose::Change => lock(&self.live).put(id, Place::Untold),
+        }
         *slot = None;
-        drop(slot);
-        lock(&self.live).remove(&id);
         Ok(())
     }
 
-    /// The newest records that are over, newest first, at most `count_max`.
+    /// The host knows of the end of a task that waited for nothing else: it is over. Nothing is synced,
+    /// as it would make a long backlog ten times as long: a power failure may cost what is remembered
+    /// of a task whose story is told, or the host is told once more.
     ///
     /// # Errors
-    /// The directory cannot be read.
-    pub fn newest_over(&self, count_max: usize) -> Result<Vec<TaskRecord>, StoreError> {
-        let mut files = self.ended_files()?;
-        files.truncate(count_max);
-        Ok(files.into_iter().filter_map(|(_, id)| self.find(id).ok()).collect())
+    /// The disk refused. The record is not reported again; [`Table::put_away_told`] is to be tried.
+    pub fn put_away(&self, id: TaskId, reported: Stamp) -> Result<(), StoreError> {
+        let entry: Arc<Entry> = Arc::default();
+        // Nobody else works on the file meanwhile.
+        let _slot = lock(&entry);
+        {
+            let mut live = lock(&self.live);
+            if !matches!(live.places.get(&id), Some(Place::Untold | Place::Told)) {
+                return Ok(());
+            }
+            live.put(id, Place::Whole(Arc::clone(&entry)));
+        }
+        let moved = self.note_trouble(Purpose::PutAway, self.move_untold_to_ended(id, reported));
+        match moved {
+            Ok(()) => {
+                self.ended_count.fetch_add(1, Ordering::Relaxed);
+                lock(&self.live).remove(id);
+            }
+            Err(_) => lock(&self.live).put(id, Place::Told),
+        }
+        moved
     }
 
-    /// Deletes records that are over beyond the newest `ENDED_RECORDS_MAX`, or too old.
+    /// Tries again what the disk refused to [`Table::put_away`].
     ///
     /// # Errors
-    /// The directory cannot be read.
-    pub fn prune(&self) -> Result<usize, StoreError> {
-        let oldest = SystemTime::now().checked_sub(ENDED_RECORD_AGE_MAX);
-        let mut pruned = 0;
-        for (rank, (modified, id)) in self.ended_files()?.into_iter().enumerate() {
-            if rank >= ENDED_RECORDS_MAX || oldest.is_some_and(|oldest| modified < oldest) {
-                pruned += usize::from(fs::remove_file(self.ended_file(id)).is_ok());
+    /// The disk refuses still.
+    pub fn put_away_told(&self) -> Result<(), StoreError> {
+        let told = self.waiting(|place| matches!(place, Place::Told));
+        told.into_iter().try_for_each(|id| self.put_away(id, Stamp::now()))
+    }
+
+    /// Looks whether records can be written, if that is in doubt: after a write that failed, or with
+    /// a file system that is full. Otherwise a trouble that is over would be told until the next
+    /// task comes, and one that is coming not before.
+    pub fn look(&self) {
+        if self.trouble().is_some() || !has_room(&self.tasks) {
+            // What is wrong is remembered, and said.
+            let tried = within(&self.tasks, || file::try_writing(&self.tasks));
+            let _ = self.note_trouble(Purpose::Change, tried);
+        }
+    }
+
+    /// Why records can't be written now, if they can't.
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.trouble).values().next().cloned()
+    }
+
+    /// Files that are no records and wait for an operator.
+    pub fn set_aside(&self) -> SetAside {
+        self.aside.list()
+    }
+
+    // ── places ───────────────────────────────────────────────────────────────────────────────
+
+    fn place(&self, id: TaskId) -> Option<Place> {
+        lock(&self.live).places.get(&id).cloned()
+    }
+
+    fn waiting(&self, is: impl Fn(&Place) -> bool) -> Vec<TaskId> {
+        let live = lock(&self.live);
+        let mut ids: Vec<TaskId> =
+            live.places.iter().filter_map(|(id, place)| is(place).then_some(*id)).collect();
+        drop(live);
+        ids.sort_unstable();
+        ids
+    }
+
+    /// The record in memory, taken back from those that only wait for the host if it is one.
+    fn taken_down(&self, id: TaskId) -> Result<Arc<Entry>, StoreError> {
+        let entry: Arc<Entry> = Arc::default();
+        let mut slot = lock(&entry);
+        {
+            let mut live = lock(&self.live);
+            match live.places.get(&id) {
+                None | Some(Place::Told) => return Err(StoreError::Missing(id)),
+                Some(Place::Whole(entry)) => return Ok(Arc::clone(entry)),
+                Some(Place::Untold) => live.put(id, Place::Whole(Arc::clone(&entry))),
             }
         }
-        Ok(pruned)
+        let path = self.untold_file(id);
+        let taken = self.read(&path, id).and_then(|record| match record {
+            Some(record) => self.rename(&path, &self.tasks).map(|()| Some(record)),
+            None => Ok(None),
+        });
+        match taken {
+            Ok(Some(record)) => *slot = Some(record),
+            Ok(None) => {
+                lock(&self.live).remove(id);
+                return Err(StoreError::Missing(id));
+            }
+            Err(error) => {
+                lock(&self.live).put(id, Place::Untold);
+                return Err(error);
+            }
+        }
+        drop(slot);
+        Ok(entry)
     }
 
-    fn ended_files(&self) -> Result<Vec<(SystemTime, TaskId)>, StoreError> {
-        let names =
-            fs::read_dir(&self.ended).map_err(|e| StoreError::io("read", &self.ended, e))?;
-        let mut files: Vec<(SystemTime, TaskId)> = names
-            .filter_map(|entry| {
-                let entry = entry.ok()?;
-                let id = id_of(&entry.path())?;
-                Some((entry.metadata().ok()?.modified().ok()?, id))
-            })
-            .collect();
-        files.sort_unstable_by(|a, b| b.cmp(a));
-        Ok(files)
+    // ── files ────────────────────────────────────────────────────────────────────────────────
+
+    /// `None`: there is none, or what was there is set aside now.
+    pub(super) fn read(&self, path: &Path, id: TaskId) -> Result<Option<TaskRecord>, StoreError> {
+        match record_file::read(path, Some(id)) {
+            Ok(record) => Ok(Some(record)),
+            Err(Unread::Missing) => Ok(None),
+            Err(Unread::Flawed(flawed)) => {
+                self.aside.take(path, &flawed);
+                Ok(None)
+            }
+            Err(Unread::Refused(error)) => Err(StoreError::io("read", path, error)),
+        }
+    }
+
+    fn read_untold(&self, id: TaskId) -> Option<TaskRecord> {
+        match self.read(&self.untold_file(id), id) {
+            Ok(Some(record)) => Some(record),
+            Ok(None) => {
+                let mut live = lock(&self.live);
+                // Unless it has come to memory, or was put away, meanwhile.
+                if matches!(live.places.get(&id), Some(Place::Untold | Place::Told)) {
+                    live.remove(id);
+                }
+                None
+            }
+            Err(error) => {
+                log::error!("{error}");
+                None
+            }
+        }
+    }
+
+    fn move_untold_to_ended(&self, id: TaskId, reported: Stamp) -> Result<(), StoreError> {
+        let from = self.untold_file(id);
+        let Some(mut record) = self.read(&from, id)? else { return Ok(()) };
+        record.reports.clear();
+        record.times.reported = Some(reported);
+        let content = encode(&record)?;
+        // Beside the old one, where a start finds what we could not finish.
+        let (fresh, to) = (file::temporary(&from), self.ended_file(id));
+        let written = within(&self.ended, || {
+            file::write(&fresh, &content)
+                .and_then(|_| fs::rename(&fresh, &to))
+                .and_then(|()| fs::remove_file(&from))
+                .map_err(|source| StoreError::io("write", &to, source))
+        });
+        written.or_else(|error| {
+            let _ = fs::remove_file(&fresh);
+            // A full disk can still move: what is not written follows from where the file is.
+            self.rename(&from, &self.ended).map_err(|_| error)
+        })
+    }
+
+    fn each_in(
+        &self,
+        directory: &Path,
+        mut take: impl FnMut(&Path) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let unread = |source| StoreError::io("read", directory, source);
+        // All names first: what is taken moves, and a directory must not change under its reader.
+        let names: Result<Vec<_>, _> = fs::read_dir(directory).map_err(unread)?.collect();
+        for entry in names.map_err(unread)? {
+            take(&directory.join(entry.file_name()))?;
+        }
+        Ok(())
+    }
+
+    /// By its name alone: a day without a host leaves more files than a start may read.
+    fn list_in(&self, path: &Path) -> Result<(), StoreError> {
+        match id_of(path) {
+            Some(id) => lock(&self.live).put(id, Place::Untold),
+            None if is_unfinished(path) => self.drop_unfinished(path),
+            None => self.not_a_record(path),
+        }
+        Ok(())
     }
 
     fn take_in(&self, path: &Path) -> Result<(), StoreError> {
-        if path.to_string_lossy().ends_with(TEMPORARY_SUFFIX) {
-            return fs::remove_file(path).map_err(|source| StoreError::io("remove", path, source));
+        if is_unfinished(path) {
+            self.drop_unfinished(path);
+            return Ok(());
         }
-        let record = fs::read(path)
-            .map_err(|source| StoreError::io("read", path, source))
-            .and_then(|content| {
-                serde_json::from_slice::<TaskRecord>(&content)
-                    .map_err(|source| StoreError::Broken { path: path.to_owned(), source })
-            });
-        match record {
-            Ok(record) if id_of(path) == Some(record.spec.id) => {
-                lock(&self.live).insert(record.spec.id, Arc::new(Mutex::new(Some(record))));
+        let id = id_of(path);
+        let record = match record_file::read(path, id) {
+            Ok(record) => record,
+            Err(Unread::Missing) => return Ok(()),
+            Err(Unread::Flawed(flawed)) => {
+                self.aside.take(path, &flawed);
+                return Ok(());
             }
-            Ok(record) => {
-                log::error!("{}: holds task {}, set aside", path.display(), record.spec.id);
-                self.set_aside(path);
-            }
-            Err(error) => {
-                log::error!("{error}; set aside");
-                self.set_aside(path);
-            }
-        }
+            Err(Unread::Refused(error)) => return Err(StoreError::io("read", path, error)),
+        };
+        let id = record.spec.id;
+        let waits = record.waits_for_the_host_only() && self.rename(path, &self.untold).is_ok();
+        let place =
+            if waits { Place::Untold } else { Place::Whole(Arc::new(Mutex::new(Some(record)))) };
+        lock(&self.live).put(id, place);
         Ok(())
     }
 
-    fn set_aside(&self, path: &Path) {
-        metrics::RECORDS_BROKEN.up();
-        let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let aside =
-            self.broken.join(format!("{}-{name}", seconds.unwrap_or(Duration::ZERO).as_secs()));
-        if let Err(error) = fs::rename(path, &aside) {
-            log::error!("move {} to {}: {error}", path.display(), aside.display());
+    /// Never renamed, so never promised.
+    fn drop_unfinished(&self, path: &Path) {
+        if fs::remove_file(path).is_err() {
+            self.not_a_record(path);
         }
     }
 
+    /// Of a name that no record has, whatever is in the file.
+    fn not_a_record(&self, path: &Path) {
+        let is_file = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
+        let flaw = if is_file { Flaw::WrongId } else { Flaw::NotAFile };
+        self.aside.take(path, &Flawed::new(flaw, "its name is no task id"));
+    }
+
     fn write(&self, record: &TaskRecord) -> Result<(), StoreError> {
+        self.note_trouble(Purpose::Change, self.write_file(record))
+    }
+
+    fn write_file(&self, record: &TaskRecord) -> Result<(), StoreError> {
         let path = self.live_file(record.spec.id);
-        let content = serde_json::to_vec(record)
-            .map_err(|source| StoreError::Broken { path: path.clone(), source })?;
+        let content = encode(record)?;
         metrics::RECORD_WRITES.up();
-        self.note_trouble(in_directory(&self.tasks, || file::write_durably(&path, &content)))
+        within(&self.tasks, || file::write_durably(&path, &content))
+    }
+
+    fn rename(&self, from: &Path, directory: &Path) -> Result<(), StoreError> {
+        let to = directory.join(from.file_name().unwrap_or_default());
+        within(directory, || {
+            fs::rename(from, &to).map_err(|source| StoreError::io("move", from, source))
+        })
     }
 
     /// Remembers how the last step on the disk went, for [`Table::trouble`].
-    fn note_trouble(&self, done: Result<(), StoreError>) -> Result<(), StoreError> {
-        let trouble = done.as_ref().err().map(ToString::to_string);
-        let before = std::mem::replace(&mut *lock(&self.trouble), trouble);
+    fn note_trouble(
+        &self,
+        purpose: Purpose,
+        done: Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut trouble = lock(&self.trouble);
+        let before = match &done {
+            Ok(()) => trouble.remove(&purpose),
+            Err(error) => trouble.insert(purpose, error.to_string()),
+        };
+        drop(trouble);
         // The first only: what was refused is tried again every second, for every task.
         if let (Err(error), None) = (&done, before) {
             log::error!("{error}");
@@ -283,50 +544,25 @@ impl Table {
     /// The first write of a record. Refused after the rename (its directory can't be opened or synced),
     /// it must not be found at the next start: its caller was told that nothing was accepted.
     fn write_first(&self, record: &TaskRecord) -> Result<(), StoreError> {
-        self.write(record).inspect_err(|_| {
-            let _ = fs::remove_file(self.live_file(record.spec.id));
-        })
-    }
-
-    /// Looks whether records can be written, if that is in doubt: after a write that failed, or with
-    /// a file system that is full. Otherwise a trouble that is over would be told until the next
-    /// task comes, and one that is coming not before.
-    pub fn look(&self) {
-        if self.trouble().is_some() || !has_room(&self.tasks) {
-            // What is wrong is remembered, and said.
-            let _ = self.note_trouble(in_directory(&self.tasks, || file::try_writing(&self.tasks)));
+        let path = self.live_file(record.spec.id);
+        if self.aside.blocks(&path) {
+            return Err(StoreError::Blocked { path });
         }
-    }
-
-    /// Why records can't be written now, if they can't.
-    pub fn trouble(&self) -> Option<String> {
-        lock(&self.trouble).clone()
-    }
-
-    fn entry(&self, id: TaskId) -> Option<Arc<Entry>> {
-        lock(&self.live).get(&id).cloned()
+        self.write(record).inspect_err(|_| {
+            let _ = fs::remove_file(&path);
+        })
     }
 
     fn live_file(&self, id: TaskId) -> PathBuf {
         self.tasks.join(format!("{id}.json"))
     }
 
-    fn ended_file(&self, id: TaskId) -> PathBuf {
-        self.ended.join(format!("{id}.json"))
+    fn untold_file(&self, id: TaskId) -> PathBuf {
+        self.untold.join(format!("{id}.json"))
     }
-}
 
-/// Does `act`, once more if `directory` was removed under us: what is in memory is still true.
-fn in_directory(
-    directory: &Path,
-    act: impl Fn() -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    match act() {
-        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            make_directory(directory)?;
-            act()
-        }
-        other => other,
+    pub(super) fn ended_file(&self, id: TaskId) -> PathBuf {
+        self.ended.join(format!("{id}.json"))
     }
 }
 
@@ -339,172 +575,11 @@ fn has_room(directory: &Path) -> bool {
     })
 }
 
-fn make_directory(path: &Path) -> Result<(), StoreError> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|source| StoreError::io("make", path, source))
+fn is_unfinished(path: &Path) -> bool {
+    path.to_string_lossy().ends_with(TEMPORARY_SUFFIX)
 }
 
-/// The kernel gives the lock back when we die, however we die; the file itself means nothing.
-fn lock_directory(state_dir: &Path) -> Result<Flock<File>, StoreError> {
-    let path = state_dir.join("lock");
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = file.map_err(|source| StoreError::io("open", &path, source))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => StoreError::InUse { path: state_dir.to_owned() },
-        errno => StoreError::io("lock", &path, errno.into()),
-    })
-}
-
-fn id_of(path: &Path) -> Option<TaskId> {
-    path.file_name()?.to_str()?.strip_suffix(".json")?.parse().ok()
-}
-
-#[cfg(test)]
-mod test {
-    use std::path::PathBuf;
-
-    use super::*;
-    use crate::model::phase::Phase;
-    use crate::model::placement::Placement;
-    use crate::model::task::{
-        ContainerTrace, FinalStatus, ImageSource, LogFiles, Outcome, TaskSpec,
-    };
-    use crate::model::time::Stamp;
-
-    fn id(number: u64) -> TaskId {
-        TaskId::try_from(number).unwrap()
-    }
-
-    fn record(number: u64) -> TaskRecord {
-        let spec = TaskSpec {
-            id: id(number),
-            command: "true".into(),
-            arguments: vec![],
-            env: vec![("SECRET".into(), "x".into())],
-            cores: None,
-            memory_bytes: None,
-            gpus: vec![],
-            placement: Placement::Anywhere,
-            cpuset: None,
-            image: ImageSource::Environment("env".into()),
-            working_dir: "/shared".into(),
-            logs: LogFiles {
-                directory: PathBuf::from("/l"),
-                stdout: PathBuf::from("/l/o"),
-                stderr: PathBuf::from("/l/e"),
-            },
-            reserved_ip: None,
-        };
-        TaskRecord::accepted(spec, Stamp::now(), None, "s".into(), vec![])
-    }
-
-    fn end(record: &mut TaskRecord) {
-        let outcome = Outcome { status: FinalStatus::Completed, exit_code: Some(0), message: None };
-        record.end(outcome, None, Stamp::now(), false);
-        record.container = ContainerTrace::Removed;
-    }
-
-    #[test]
-    fn record_is_there_after_a_restart_as_it_was_last_updated() {
-        let state = tempfile::tempdir().unwrap();
-        let table = Table::open(state.path()).unwrap();
-        table.insert(record(7)).unwrap();
-        table.update(id(7), |record| record.phase = Phase::Running).unwrap();
-        drop(table);
-        let again = Table::open(state.path()).unwrap();
-        assert_eq!(again.get(id(7)).unwrap().phase, Phase::Running);
-    }
-
-    #[test]
-    fn update_that_changes_nothing_writes_nothing() {
-        let state = tempfile::tempdir().unwrap();
-        let table = Table::open(state.path()).unwrap();
-        table.insert(record(7)).unwrap();
-        let file = state.path().join("tasks/7.json");
-        fs::remove_file(&file).unwrap();
-        table.update(id(7), |record| record.phase).unwrap();
-        assert!(!file.exists());
-    }
-
-    #[test]
-    fn update_that_can_t_be_written_leaves_the_record_as_it_was() {
-        let state = tempfile::tempdir().unwrap();
-        let table = Table::open(state.path()).unwrap();
-        table.insert(record(7)).unwrap();
-        fs::remove_dir_all(state.path().join("tasks")).unwrap();
-        fs::write(state.path().join("tasks"), "in the way").unwrap();
-        assert!(table.update(id(7), |record| record.phase = Phase::Running).is_err());
-        assert_eq!(table.get(id(7)).unwrap().phase, Phase::Accepted);
-    }
-
-    #[test]
-    fn settled_record_leaves_memory_and_its_id_stays_taken() {
-        let state = tempfile::tempdir().unwrap();
-        let table = Table::open(state.path()).unwrap();
-        table.insert(record(7)).unwrap();
-        table.update(id(7), end).unwrap();
-        table.retire(id(7)).unwrap();
-        assert_eq!(table.live_count(), 0);
-        assert_eq!(table.find(id(7)).unwrap().phase, Phase::Ended);
-        assert!(matches!(table.insert(record(7)), Err(StoreError::Exists(_))));
-        assert_eq!(table.live_count(), 0);
-    }
-
-    #[test]
-    fn record_that_still_needs_something_is_not_put_away() {
-        let state = tempfile::tempdir().unwrap();
-        let table = Table::open(state.path()).unwrap();
-        table.insert(record(7)).unwrap();
-        table.retire(id(7)).unwrap();
-        assert!(table.get(id(7)).is_some());
-    }
-
-    #[test]
-    fn file_that_is_no_record_is_set_aside_and_the_others_are_read() {
-        let state = tempfile::tempdir().unwrap();
-        Table::open(state.path()).unwrap().insert(record(7)).unwrap();
-        let tasks = state.path().join("tasks");
-        fs::write(tasks.join("8.json"), "").unwrap();
-        fs::write(tasks.join("9.json"), fs::read(tasks.join("7.json")).unwrap()).unwrap();
-        fs::write(tasks.join("10.json.new"), "half").unwrap();
-        let table = Table::open(state.path()).unwrap();
-        assert_eq!(table.live(|record| Some(record.spec.id)), [id(7)]);
-        assert_eq!(fs::read_dir(state.path().join("broken")).unwrap().count(), 2);
-        assert_eq!(fs::read_dir(&tasks).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn records_are_for_their_owner_only() {
-        use std::os::unix::fs::PermissionsExt;
-        let state = tempfile::tempdir().unwrap();
-        Table::open(state.path()).unwrap().insert(record(7)).unwrap();
-        let file = fs::metadata(state.path().join("tasks/7.json")).unwrap();
-        assert_eq!(file.permissions().mode() & 0o777, 0o600);
-    }
-
-    #[test]
-    fn old_records_are_thrown_away_and_young_ones_stay() {
-        let state = tempfile::tempdir().unwrap();
-        let table = Table::open(state.path()).unwrap();
-        for number in [7, 8] {
-            table.insert(record(number)).unwrap();
-            table.update(id(number), end).unwrap();
-            table.retire(id(number)).unwrap();
-        }
-        let long_ago = SystemTime::now() - ENDED_RECORD_AGE_MAX - Duration::from_secs(60);
-        let old = fs::File::options().write(true).open(state.path().join("ended/7.json")).unwrap();
-        old.set_modified(long_ago).unwrap();
-        assert_eq!(table.prune().unwrap(), 1);
-        assert!(!table.is_over(id(7)) && table.is_over(id(8)));
-    }
-
-    #[test]
-    fn directory_of_a_living_table_is_refused_to_a_second() {
-        let directory = tempfile::tempdir().unwrap();
-        let first = Table::open(directory.path()).unwrap();
-        let refused = Table::open(directory.path()).unwrap_err();
-        assert!(matches!(refused, StoreError::InUse { .. }), "{refused}");
-        drop(first);
-        Table::open(directory.path()).unwrap();
-    }
+fn encode(record: &TaskRecord) -> Result<Vec<u8>, StoreError> {
+    let id = record.spec.id;
+    record_file::encode(record).map_err(|source| StoreError::Unwritable { id, source })
 }

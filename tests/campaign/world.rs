@@ -374,11 +374,13 @@ fn strace(schedule: &Schedule, state: &Path) -> Option<Vec<String>> {
         "-e".to_owned(),
         format!("inject={}:signal=KILL:when={}", call.call, call.nth),
     ];
-    let (tasks, ended) = (state.join("tasks"), state.join("ended"));
-    let mut paths = vec![tasks.clone(), ended.clone()];
+    let directories = ["tasks", "untold", "ended"].map(|name| state.join(name));
+    let mut paths = directories.to_vec();
     for task in &schedule.tasks {
         let name = format!("{}.json", task.id);
-        paths.extend([tasks.join(&name), tasks.join(name.clone() + ".new"), ended.join(&name)]);
+        for directory in &directories {
+            paths.extend([directory.join(&name), directory.join(name.clone() + ".new")]);
+        }
     }
     for path in paths {
         arguments.extend(["-P".to_owned(), path.to_str().expect("a plain path").to_owned()]);

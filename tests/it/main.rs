@@ -6,6 +6,8 @@
 
 /// Bad input: each fault is told in its place, and leaves nothing behind.
 mod bad_input;
+/// Bounds: bursts of accepts, and a day's reports that the host has missed.
+mod bounds;
 /// The command line as a user types it, against a fake runner.
 mod cli;
 /// The HTTP door by itself: framing, hostile bytes, caps, who may call.
@@ -52,5 +54,7 @@ mod restart;
 mod rows;
 /// SIGTERM at the worst of moments: an end within two seconds, and nothing lost.
 mod shutdown;
+/// Attacks on the state directory: what is no record, and what becomes of its task.
+mod state;
 /// A service manager over the runner: what it is told, and the sockets it passes.
 mod supervisor;

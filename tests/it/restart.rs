@@ -435,7 +435,9 @@ fn second_runner_on_a_state_directory_does_not_start() {
     let mut second = Daemon::builder().set("state_dir", state_dir).stopped();
     second.launch();
     assert_eq!(second.wait_exit(SOON), (Some(1), None));
-    assert!(second.log().contains("in use by another runner"), "{}", second.log());
+    let (log, holder) = (second.log(), format!("process {}", first.pid()));
+    assert!(log.contains("in use by another runner"), "{log}");
+    assert!(log.contains(state_dir) && log.contains(&holder), "{log}");
     first.get("/health").expect(200);
 }
 
@@ -511,6 +513,22 @@ fn container_of_another_node_on_the_same_engine_is_not_touched() {
     host.wait_beats(2, SOON);
     assert_eq!(container_status(&task_container(id)).as_deref(), Some("running"));
     assert_eq!(daemon.get("/api/tasks").expect(200).json["count"], 0);
+}
+
+#[test]
+fn container_of_another_node_with_the_tasks_name_fails_the_task_and_runs_on() {
+    let other = Daemon::start();
+    let id = execute(&other, "sleep 60");
+    other.wait_status(id, "running");
+    let host = FakeHost::start();
+    let daemon = node_of(&host);
+    daemon.post("/api/execute", &execute_body(&daemon, id, "exit 3")).expect(200);
+    let last = host.wait_final(id, SOON);
+    assert_eq!((last.status.as_str(), last.exit_code), ("failed", None));
+    assert!(last.message.unwrap().contains("not ours"));
+    assert!(wait_until(SOON, || daemon.get("/api/tasks").json["count"] == 0));
+    assert_eq!(container_status(&task_container(id)).as_deref(), Some("running"));
+    assert_eq!(other.task(id)["status"], "running");
 }
 
 #[test]

@@ -41,9 +41,11 @@ fn health_of_a_node_that_is_well_has_all_its_fields_and_no_warnings() {
     assert!(health["engine_detail"].as_str().unwrap().contains("API 1."));
     assert_eq!(health["host"]["registered"], true);
     assert!(health["host"]["last_acknowledged"].is_string());
-    assert_eq!(health["tasks"], json!({ "live": 0, "running": 0 }));
+    assert_eq!(health["tasks"], json!({ "live": 0, "running": 0, "untold": 0 }));
     assert_eq!(health["reports"], json!({ "unsent": 0, "set_aside": 0 }));
     assert_eq!(health["records_set_aside"], 0);
+    assert_eq!(health["records_set_aside_newest"], json!([]));
+    assert_eq!(health["records_stuck"], json!([]));
     assert_eq!(health["shared_dir"], json!(daemon.shared_dir()));
 }
 

@@ -305,6 +305,11 @@ impl Daemon {
         self.write_config();
     }
 
+    /// The next start is traced, as by [`Builder::strace`].
+    pub fn with_strace(&mut self, arguments: &[&str]) {
+        self.strace = arguments.iter().map(|&argument| argument.to_owned()).collect();
+    }
+
     /// The next start is not traced.
     pub fn without_strace(&mut self) {
         self.strace.clear();

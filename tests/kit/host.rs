@@ -118,6 +118,8 @@ struct State {
     unknown: Vec<u64>,
     nodes: Vec<String>,
     reports: Vec<Report>,
+    /// Where in `reports` those of a task are: a test may have a hundred thousand.
+    reports_by_task: HashMap<u64, Vec<usize>>,
     beats: Vec<Beat>,
     registrations: Vec<Registration>,
     breaches: Vec<String>,
@@ -179,7 +181,19 @@ impl FakeHost {
 
     /// Every report of this task in order of arrival, also those refused or met by a fault.
     pub fn reports_of(&self, id: u64) -> Vec<Report> {
-        self.inner.state().reports.iter().filter(|r| r.task_id == id).cloned().collect()
+        self.inner.state().reports_of(id).cloned().collect()
+    }
+
+    /// How many reports were accepted so far.
+    pub fn accepted_count(&self) -> usize {
+        let accepted = |report: &&Report| report.verdict == Verdict::Accepted;
+        self.inner.state().reports.iter().filter(accepted).count()
+    }
+
+    /// Tasks of all final reports that were accepted, in order of arrival.
+    pub fn finals(&self) -> Vec<u64> {
+        let accepted = |r: &&Report| r.verdict == Verdict::Accepted && r.is_final();
+        self.inner.state().reports.iter().filter(accepted).map(|r| r.task_id).collect()
     }
 
     /// The statuses of [`FakeHost::reports_of`] that were accepted, in order.
@@ -210,9 +224,9 @@ impl FakeHost {
 
     #[track_caller]
     fn wait_report(&self, id: u64, patience: Duration, is: impl Fn(&Report) -> bool) -> Report {
-        let is = |r: &Report| r.task_id == id && r.verdict == Verdict::Accepted && is(r);
+        let is = |r: &Report| r.verdict == Verdict::Accepted && is(r);
         let found =
-            self.inner.wait(patience, |state| state.reports.iter().find(|r| is(r)).cloned());
+            self.inner.wait(patience, |state| state.reports_of(id).find(|r| is(r)).cloned());
         match found {
             Some(report) => report,
             None => {
@@ -372,6 +386,19 @@ impl Drop for FakeHost {
             std::thread::panicking() || breaches.is_empty(),
             "against the contract: {breaches:#?}"
         );
+    }
+}
+
+impl State {
+    fn add_report(&mut self, report: Report) {
+        self.reports_by_task.entry(report.task_id).or_default().push(self.reports.len());
+        self.reports.push(report);
+    }
+
+    /// In order of arrival.
+    fn reports_of(&self, id: u64) -> impl Iterator<Item = &Report> {
+        let places = self.reports_by_task.get(&id).into_iter().flatten();
+        places.map(|&place| &self.reports[place])
     }
 }
 

@@ -269,18 +269,19 @@ pub fn exchange(address: &Address, request: &[u8], method: &str) -> io::Result<R
     let mut stream = connect(address)?;
     // A server that refuses early closes while we still write: its answer is what counts.
     let written = stream.write_all(request);
-    let mut reader = BufReader::new(stream);
+    read_response(&mut BufReader::new(stream), method).or_else(|error| written.and(Err(error)))
+}
+
+/// Reads one response to a request of this method.
+pub fn read_response(reader: &mut impl BufRead, method: &str) -> io::Result<Response> {
     let head = loop {
-        match Head::read(&mut reader)? {
+        match Head::read(reader)? {
             Some(head) if head.status()? >= 200 => break head,
             Some(_informational) => {}
-            None => {
-                written?;
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+            None => return Err(io::ErrorKind::UnexpectedEof.into()),
         }
     };
-    let body = read_body(&mut reader, head.response_framing(method)?)?;
+    let body = read_body(reader, head.response_framing(method)?)?;
     Ok(Response {
         status: head.status()?,
         json: serde_json::from_slice(&body).unwrap_or(Value::Null),

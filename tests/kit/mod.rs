@@ -30,7 +30,7 @@ pub use docker::{
 };
 pub use engine::{Behaviour, Call, EngineProxy};
 pub use host::{Beat, FakeHost, Fault, Moment, REFUSED, Registration, Report, UPDATED, Verdict};
-pub use http::{Address, Response, call, exchange};
+pub use http::{Address, Response, call, exchange, read_response};
 pub use hung_share::HungShare;
 pub use own_engine::OwnEngine;
 pub use small_disk::SmallDisk;

@@ -11,7 +11,7 @@ use super::outcome::{failed, refused_by_engine};
 use super::{note_refusal, then, when_the_disk_is_back, when_the_engine_is_back};
 use crate::docker::{Container, DockerError, EXIT_CODE_LABEL, Removal, Volumes};
 use crate::lanes::{Next, Place};
-use crate::limits::{PASSWD_BYTES_MAX, TASKS_LIVE_MAX};
+use crate::limits::{PASSWD_BYTES_MAX, TASKS_LIVE_MAX, TASKS_UNTOLD_MAX};
 use crate::machine::random::hex_128;
 use crate::model::ids::TaskId;
 use crate::model::phase::{Phase, Wanted};
@@ -39,8 +39,13 @@ pub fn accept(
     if !node.settings.local_temp_dir.is_dir() {
         return Err(OpError::LocalTempMissing(node.settings.local_temp_dir.clone()));
     }
-    if node.tasks.live_count() >= TASKS_LIVE_MAX {
+    let counts = node.tasks.counts();
+    if counts.active >= TASKS_LIVE_MAX {
         return Err(OpError::Busy { what: "tasks on this node", max: TASKS_LIVE_MAX });
+    }
+    if counts.untold >= TASKS_UNTOLD_MAX {
+        let what = "ended tasks of which the host does not know";
+        return Err(OpError::Busy { what, max: TASKS_UNTOLD_MAX });
     }
     let id = spec.id;
     let reports = node.host.iter().map(|_| Report::Pending).collect();
@@ -54,15 +59,13 @@ pub fn accept(
     }
     node.events.note(id, "accepted");
     node.outbox.notify(id);
-    post_start(node, &asked);
+    post_start(node, id, asked.spec.placement.node());
     Ok(())
 }
 
 /// Posts the start order. Should the lanes be full or stopping, the record stands, and `recover`
 /// posts it again.
-pub fn post_start(node: &Arc<Node>, record: &TaskRecord) {
-    let id = record.spec.id;
-    let numa_node = record.spec.placement.node();
+pub fn post_start(node: &Arc<Node>, id: TaskId, numa_node: Option<u16>) {
     if let Err(refused) = node.lanes.post(id, numa_node, "start", super::job(node, id, begin)) {
         log::warn!("task {id}: its start waits: {refused}");
     }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use super::container::is_ours;
 use super::engine_stop::is_by_the_engine;
+use super::kept::Keeping;
 use super::outcome::{Ending, killed, outcome_of, withdrawn};
 use super::{after, note_refusal, when_the_disk_is_back, when_the_engine_is_back};
 use crate::docker::{DockerError, Removal, Volumes};
 use crate::lanes::Next;
-use crate::limits::{ENDED_KEPT_MAX, LOG_TAIL_BYTES_MAX, REMOVE_RETRY_PAUSE, STORE_RETRY_PAUSE};
+use crate::limits::{LOG_TAIL_BYTES_MAX, REMOVE_RETRY_PAUSE, STORE_RETRY_PAUSE};
 use crate::machine::kernel_log;
 use crate::metrics;
 use crate::model::ids::TaskId;
@@ -195,7 +196,7 @@ fn end(
 fn clean_up(node: &Arc<Node>, record: &TaskRecord) -> Next {
     let id = record.spec.id;
     if record.container != ContainerTrace::Removed {
-        if !record.reports.is_empty() && is_kept(node, id) {
+        if !record.reports.is_empty() && is_kept(node, record) {
             return Next::Done;
         }
         let removed = match container_of(node, record) {
@@ -216,6 +217,7 @@ fn clean_up(node: &Arc<Node>, record: &TaskRecord) -> Next {
         // In memory: after a crash the Engine says 404 to the same call.
         node.tasks.note(id, |record| record.container = ContainerTrace::Removed);
     }
+    lock(&node.kept).forget(record.times.recorded, id);
     // Not sooner: what the task wrote just before its end is told a moment after.
     if let Some(first_writes) = &node.first_writes {
         first_writes.forget(id);
@@ -227,24 +229,13 @@ fn clean_up(node: &Arc<Node>, record: &TaskRecord) -> Next {
     }
 }
 
-/// Whether the container is among the newest that wait for the host, which are kept so that a lost
-/// state directory can be rebuilt. The one that falls out is told to go.
-fn is_kept(node: &Node, id: TaskId) -> bool {
-    let mut waiting = node.tasks.live(|record| {
-        let waits = record.phase == Phase::Ended
-            && !record.reports.is_empty()
-            && record.container != ContainerTrace::Removed;
-        waits.then_some((record.times.recorded, record.spec.id))
-    });
-    waiting.sort_unstable_by(|a, b| b.cmp(a));
-    // Not those that somebody works on: of two that the Engine refuses to remove, each would end the
-    // other's pause, for ever.
-    for (_, fallen) in waiting.iter().skip(ENDED_KEPT_MAX) {
-        if !node.lanes.holds(*fallen) {
-            node.lanes.raise(*fallen);
-        }
+/// Whether the container stays for the host's sake. The one that falls out instead is told to go.
+fn is_kept(node: &Node, record: &TaskRecord) -> bool {
+    let keeping = lock(&node.kept).ask(record.times.recorded, record.spec.id);
+    if let Keeping::Stays { fallen: Some(fallen) } = keeping {
+        node.lanes.raise(fallen);
     }
-    waiting.iter().take(ENDED_KEPT_MAX).any(|(_, kept)| *kept == id)
+    keeping != Keeping::Goes
 }
 
 /// The Engine's handle of the task's own container; `None` if there is none, or only a stranger's.

@@ -7,6 +7,7 @@ mod engine_stop;
 pub mod execute;
 pub mod finish;
 pub mod freeze;
+pub mod kept;
 pub mod kill;
 pub mod logs;
 pub mod outcome;

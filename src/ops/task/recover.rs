@@ -21,9 +21,41 @@ use crate::threads::lock;
 /// Sets every live record going again after a start of ours. Needs no Engine: what needs one waits
 /// on its lane.
 pub fn resume_all(node: &Arc<Node>) {
-    for record in node.tasks.live(|record| Some(record.clone())) {
-        nudge(node, &record);
+    for stand in node.tasks.active(|record| Some(Stand::of(record))) {
+        nudge(node, &stand);
     }
+    remind(node);
+}
+
+/// Where a task stands, as far as a look at all of them needs it: records are large, and many.
+#[derive(Clone, Copy)]
+struct Stand {
+    id: TaskId,
+    phase: Phase,
+    wanted: Wanted,
+    has_reports: bool,
+    numa_node: Option<u16>,
+}
+
+impl Stand {
+    fn of(record: &TaskRecord) -> Stand {
+        Stand {
+            id: record.spec.id,
+            phase: record.phase,
+            wanted: record.wanted,
+            has_reports: !record.reports.is_empty(),
+            numa_node: record.spec.placement.node(),
+        }
+    }
+}
+
+/// What only waits for the host is told, oldest first; of what it knows the file is put away.
+fn remind(node: &Node) {
+    if node.host.is_some() {
+        node.outbox.remind(&node.tasks.untold());
+    }
+    // The table has said it.
+    let _ = node.tasks.put_away_told();
 }
 
 /// An event of the Engine: sets flags only, the lanes do the rest.
@@ -63,7 +95,7 @@ pub fn reconcile(node: &Arc<Node>) -> Result<(), DockerError> {
         *lock(&node.engine_facts) = Some(facts);
     }
     // Records first: a container made between the two looks is then no contradiction.
-    let records = node.tasks.live(|record| Some(record.clone()));
+    let stands = node.tasks.active(|record| Some(Stand::of(record)));
     let label = format!("{LABEL_NODE}={}", node.settings.node_id);
     let mut found: BTreeMap<TaskId, ContainerSummary> = BTreeMap::new();
     for container in node.engine.list_containers(&label)? {
@@ -75,18 +107,19 @@ pub fn reconcile(node: &Arc<Node>) -> Result<(), DockerError> {
             None => log::debug!("{:?} carries our label but not our name", container.names),
         }
     }
-    for record in &records {
-        compare(node, record, found.remove(&record.spec.id).as_ref());
+    for stand in &stands {
+        compare(node, stand, found.remove(&stand.id).as_ref());
     }
+    remind(node);
     for (id, container) in found {
         take_in(node, id, &container);
     }
     Ok(())
 }
 
-fn compare(node: &Arc<Node>, record: &TaskRecord, container: Option<&ContainerSummary>) {
-    let id = record.spec.id;
-    match (record.phase, container.map(|container| container.state)) {
+fn compare(node: &Arc<Node>, stand: &Stand, container: Option<&ContainerSummary>) {
+    let id = stand.id;
+    match (stand.phase, container.map(|container| container.state)) {
         (Phase::Running, Some(ContainerState::Paused)) => {
             set_frozen(node, id, Phase::Running, Phase::Paused)
         }
@@ -103,7 +136,7 @@ fn compare(node: &Arc<Node>, record: &TaskRecord, container: Option<&ContainerSu
         }
         (Phase::Accepted | Phase::Creating | Phase::Starting | Phase::Ended, _) => {}
     }
-    nudge(node, record);
+    nudge(node, stand);
 }
 
 /// Somebody used the Engine behind our back; it is right (design law 3).
@@ -119,19 +152,19 @@ fn set_frozen(node: &Node, id: TaskId, from: Phase, to: Phase) {
 }
 
 /// Gives a task that nobody works on its next order or flag.
-fn nudge(node: &Arc<Node>, record: &TaskRecord) {
-    let id = record.spec.id;
-    if !record.reports.is_empty() {
+fn nudge(node: &Arc<Node>, stand: &Stand) {
+    let id = stand.id;
+    if stand.has_reports {
         node.outbox.notify(id);
     }
-    match (record.phase, record.wanted) {
+    match (stand.phase, stand.wanted) {
         (Phase::Ended, _) | (_, Wanted::Killed | Wanted::Withdrawn) => node.lanes.raise(id),
         (Phase::Accepted | Phase::Creating | Phase::Starting, Wanted::Run) => {
             if node.lanes.holds(id) {
                 // It may pause until the Engine is back, which it is.
                 node.lanes.raise(id);
             } else {
-                post_start(node, record);
+                post_start(node, id, stand.numa_node);
             }
         }
         (Phase::Running | Phase::Paused, Wanted::Run) => {}
@@ -140,7 +173,7 @@ fn nudge(node: &Arc<Node>, record: &TaskRecord) {
 
 /// A container of ours without a live record.
 fn take_in(node: &Arc<Node>, id: TaskId, container: &ContainerSummary) {
-    if node.tasks.get(id).is_some() {
+    if node.tasks.is_live(id) {
         return; // accepted while we looked
     }
     if node.tasks.is_over(id) {
@@ -160,14 +193,19 @@ fn take_in(node: &Arc<Node>, id: TaskId, container: &ContainerSummary) {
         return;
     };
     let record = rebuilt(id, container, essentials, node.host.is_some());
+    let stand = Stand::of(&record);
+    match node.tasks.insert(record) {
+        Ok(()) => {}
+        // Looked at again each minute, until somebody has removed what is in the way.
+        Err(error) => {
+            log::debug!("task {id}: not rebuilt from its container: {error}");
+            return;
+        }
+    }
     log::warn!("task {id}: not in the state directory; rebuilt from its container");
     metrics::RECORDS_REBUILT.up();
-    if let Err(error) = node.tasks.insert(record.clone()) {
-        log::error!("task {id}: {error}");
-        return;
-    }
     node.outbox.notify(id);
-    compare(node, &record, Some(container));
+    compare(node, &stand, Some(container));
 }
 
 /// The record of a task whose state directory is gone. It runs, or has run, so it can only be

@@ -130,7 +130,7 @@ pub(super) fn unheard(inner: &Inner, path: &str, body: &[u8], came: Instant) {
 
 fn record(state: &mut State, body: &Value, verdict: Verdict, came: Instant) {
     let text = |key: &str| body[key].as_str().map(str::to_owned);
-    state.reports.push(Report {
+    state.add_report(Report {
         at: Instant::now(),
         came,
         task_id: body["task_id"].as_u64().unwrap_or_default(),

@@ -1,0 +1,274 @@
+//! The state directory under attack (design D6): what is no record is set aside under a name that
+//! says so, is told until somebody has cleared it, and costs no other task anything. Its own task is
+//! rebuilt from its container.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::stat::Mode;
+use serde_json::{Value, json};
+
+use crate::kit::{
+    Daemon, FakeHost, SOON, execute, execute_body, task_container, unique_id, wait_until,
+};
+
+/// Pauses of the outbox and of the Engine's event stream, after a restart.
+const AFTER_A_RESTART: Duration = Duration::from_secs(30);
+
+fn node_of(host: &FakeHost) -> Daemon {
+    Daemon::builder().host(host).start()
+}
+
+/// Dispatches a task, and returns once its container runs and the host has been told.
+#[track_caller]
+fn running(host: &FakeHost, daemon: &Daemon, command: &str) -> u64 {
+    let id = execute(daemon, command);
+    daemon.wait_status(id, "running");
+    host.wait_status(id, "running", SOON);
+    id
+}
+
+fn record_file(daemon: &Daemon, id: u64) -> PathBuf {
+    daemon.state_dir().join("tasks").join(format!("{id}.json"))
+}
+
+/// What lies in `broken`, without the second in front.
+fn broken(daemon: &Daemon) -> Vec<String> {
+    let entries = fs::read_dir(daemon.state_dir().join("broken")).unwrap().flatten();
+    let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+    let without = |name: String| name.split_once('-').expect("a second").1.to_owned();
+    let mut names: Vec<String> = entries.map(name).map(without).collect();
+    names.sort();
+    names
+}
+
+#[track_caller]
+fn health(daemon: &Daemon) -> Value {
+    daemon.get("/health").expect(200).json
+}
+
+fn make_sparse(path: &Path, bytes: u64) {
+    fs::File::create(path).unwrap().set_len(bytes).unwrap();
+}
+
+#[test]
+fn everything_that_is_no_record_is_set_aside_by_its_fault_and_the_rest_works() {
+    let host = FakeHost::start();
+    let mut daemon = node_of(&host);
+    let id = running(&host, &daemon, "sleep 4; exit 5");
+    daemon.kill9();
+    let whole = fs::read_to_string(record_file(&daemon, id)).unwrap();
+    let tasks = daemon.state_dir().join("tasks");
+    fs::write(tasks.join("1.json"), "").unwrap();
+    fs::write(tasks.join("2.json"), &whole[..whole.len() / 2]).unwrap();
+    fs::write(tasks.join("3.json"), b"\x7fELF\0\0").unwrap();
+    fs::write(tasks.join("4.json"), whole.replace("\"format\":1", "\"format\":7")).unwrap();
+    fs::create_dir(tasks.join("5.json")).unwrap();
+    nix::unistd::mkfifo(&tasks.join("6.json"), Mode::S_IRWXU).unwrap();
+    symlink(record_file(&daemon, id), tasks.join("7.json")).unwrap();
+    make_sparse(&tasks.join("8.json"), 1 << 40);
+    fs::write(tasks.join("9.json"), &whole).unwrap();
+    fs::write(tasks.join("notes.txt"), "by an operator").unwrap();
+    daemon.restart();
+    let expected = [
+        "1.json.empty",
+        "2.json.torn",
+        "3.json.garbage",
+        "4.json.future-version",
+        "5.json.not-a-file",
+        "6.json.not-a-file",
+        "7.json.not-a-file",
+        "8.json.too-large",
+        "9.json.wrong-id",
+        "notes.txt.garbage",
+    ];
+    assert_eq!(broken(&daemon), expected);
+    let told = health(&daemon);
+    assert_eq!(told["records_set_aside"], 10);
+    assert_eq!(told["records_set_aside_newest"].as_array().unwrap().len(), 5);
+    for file in expected {
+        let name = file.rsplit_once('.').unwrap().0;
+        assert!(daemon.log().contains(name), "{name} is not in the log");
+    }
+    assert_eq!(host.wait_final(id, AFTER_A_RESTART).exit_code, Some(5));
+    let after = execute(&daemon, "exit 6");
+    assert_eq!(host.wait_final(after, SOON).exit_code, Some(6));
+}
+
+#[test]
+fn files_set_aside_are_told_with_the_remedy_until_they_are_cleared() {
+    let mut daemon = Daemon::start();
+    daemon.stop();
+    fs::write(record_file(&daemon, 7), "{").unwrap();
+    daemon.restart();
+    // They were found by an earlier run, and lie there still.
+    daemon.restart();
+    let told = health(&daemon);
+    assert_eq!((&told["status"], &told["records_set_aside"]), (&json!("degraded"), &json!(1)));
+    let warning = told["warnings"][0].as_str().unwrap();
+    let directory = daemon.state_dir().join("broken");
+    assert!(warning.contains("7.json.torn"), "{warning}");
+    assert!(warning.contains(directory.to_str().unwrap()), "{warning}");
+    assert!(warning.contains("delete"), "{warning}");
+    fs::remove_dir_all(&directory).unwrap();
+    let told = health(&daemon);
+    assert_eq!((&told["warnings"], &told["records_set_aside"]), (&json!([]), &json!(0)));
+}
+
+#[test]
+fn record_that_the_disk_does_not_give_is_set_aside_and_its_task_rebuilt() {
+    let host = FakeHost::start();
+    // The path is known only now; the tracing is for the second life.
+    let mut daemon = node_of(&host);
+    let id = running(&host, &daemon, "sleep 6; exit 5");
+    daemon.kill9();
+    let file = record_file(&daemon, id);
+    let file = file.to_str().unwrap();
+    daemon.with_strace(&["-P", file, "-e", "trace=read", "-e", "inject=read:error=EIO"]);
+    daemon.restart();
+    assert_eq!(broken(&daemon), [format!("{id}.json.unreadable")]);
+    assert_eq!(host.wait_final(id, AFTER_A_RESTART).exit_code, Some(5));
+}
+
+/// Spoils the record of a running task between two lives of the runner, and looks that the task's
+/// true outcome reaches the host all the same.
+#[track_caller]
+fn task_survives_its_record(spoil: impl FnOnce(&Path)) -> Daemon {
+    let host = FakeHost::start();
+    let mut daemon = node_of(&host);
+    let id = running(&host, &daemon, "sleep 3; echo said; exit 5");
+    daemon.kill9();
+    spoil(&record_file(&daemon, id));
+    daemon.restart();
+    let last = host.wait_final(id, AFTER_A_RESTART);
+    assert_eq!((last.status.as_str(), last.exit_code), ("failed", Some(5)));
+    assert_eq!(daemon.get(&format!("/api/tasks/{id}/logs")).expect(200).text(), "said\n");
+    assert!(wait_until(SOON, || daemon.containers().is_empty()));
+    daemon
+}
+
+#[test]
+fn task_whose_record_is_torn_is_rebuilt_from_its_container() {
+    let daemon = task_survives_its_record(|file| {
+        let whole = fs::read(file).unwrap();
+        fs::write(file, &whole[..whole.len() - 1]).unwrap();
+    });
+    assert_eq!(health(&daemon)["records_set_aside"], 1);
+}
+
+#[test]
+fn task_whose_record_became_a_directory_is_rebuilt_from_its_container() {
+    let daemon = task_survives_its_record(|file| {
+        fs::remove_file(file).unwrap();
+        fs::create_dir(file).unwrap();
+    });
+    assert_eq!(health(&daemon)["records_set_aside"], 1);
+}
+
+#[test]
+fn task_whose_broken_record_can_t_be_set_aside_is_rebuilt_over_it() {
+    let daemon = task_survives_its_record(|file| {
+        fs::write(file, "{").unwrap();
+        let broken = file.parent().unwrap().with_file_name("broken");
+        fs::remove_dir(&broken).unwrap();
+        // A file in a directory's place refuses also root.
+        fs::write(&broken, "").unwrap();
+    });
+    assert_eq!(health(&daemon)["records_stuck"], json!([]));
+}
+
+#[test]
+fn what_can_t_be_set_aside_is_told_once_and_nothing_waits_for_it() {
+    let host = FakeHost::start();
+    let mut daemon = node_of(&host);
+    let id = running(&host, &daemon, "sleep 60");
+    daemon.kill9();
+    let file = record_file(&daemon, id);
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    let broken = daemon.state_dir().join("broken");
+    fs::remove_dir(&broken).unwrap();
+    fs::write(&broken, "").unwrap();
+    daemon.restart();
+    assert_eq!(health(&daemon)["records_stuck"], json!([file]));
+    assert!(health(&daemon)["warnings"].to_string().contains("can't be moved"));
+    let other = execute(&daemon, "exit 6");
+    assert_eq!(host.wait_final(other, SOON).exit_code, Some(6));
+    assert_eq!(daemon.log().matches(&format!("{id}.json")).count(), 1, "{}", daemon.log());
+    // Cleared by hand, and the next start finds the task by its container.
+    fs::remove_dir(&file).unwrap();
+    assert_eq!(health(&daemon)["records_stuck"], json!([]));
+    daemon.restart();
+    let is_known = || daemon.get(&format!("/api/tasks/{id}")).json["status"] == "running";
+    assert!(wait_until(SOON, is_known));
+    daemon.control("kill", id).expect(200);
+    daemon.wait_status(id, "killed");
+}
+
+#[test]
+fn broken_record_of_a_task_that_is_over_is_not_found_and_the_list_goes_on() {
+    let daemon = Daemon::start();
+    let (spoilt, whole) = (execute(&daemon, "true"), execute(&daemon, "true"));
+    let ended = |id: u64| daemon.state_dir().join("ended").join(format!("{id}.json"));
+    assert!(wait_until(SOON, || ended(spoilt).exists() && ended(whole).exists()));
+    fs::write(ended(spoilt), "{\"format\":1,").unwrap();
+    nix::unistd::mkfifo(&ended(6), Mode::S_IRWXU).unwrap();
+    let all = daemon.get("/api/tasks?all=1").expect(200).json;
+    assert_eq!((&all["count"], &all["tasks"][0]["task_id"]), (&json!(1), &json!(whole)));
+    daemon.get(&format!("/api/tasks/{spoilt}")).expect(404);
+    assert_eq!(broken(&daemon), [format!("{spoilt}.json.torn"), "6.json.not-a-file".to_owned()]);
+    assert_eq!(health(&daemon)["records_set_aside"], 2);
+}
+
+#[test]
+fn records_of_a_version_that_wrote_no_format_go_on() {
+    let host = FakeHost::start();
+    let mut daemon = node_of(&host);
+    let id = running(&host, &daemon, "sleep 3; exit 5");
+    daemon.kill9();
+    let file = record_file(&daemon, id);
+    let before = fs::read_to_string(&file).unwrap().replace("\"format\":1,", "");
+    assert!(!before.contains("format"));
+    fs::write(&file, before).unwrap();
+    daemon.restart();
+    assert_eq!(host.wait_final(id, AFTER_A_RESTART).exit_code, Some(5));
+    assert_eq!(health(&daemon)["records_set_aside"], 0);
+    // Its own record, not one that was rebuilt.
+    assert_eq!(daemon.task(id)["command"], "sleep 3; exit 5");
+}
+
+#[test]
+fn broken_record_of_a_task_without_a_container_leaves_its_id_free() {
+    let mut daemon = Daemon::start();
+    daemon.stop();
+    let id = unique_id();
+    fs::write(record_file(&daemon, id), "{").unwrap();
+    daemon.restart();
+    daemon.get(&format!("/api/tasks/{id}")).expect(404);
+    daemon.submit(&execute_body(&daemon, id, "true"));
+    daemon.wait_over(id);
+    assert!(!crate::kit::container_exists(&task_container(id)));
+}
+
+#[test]
+fn move_that_the_disk_refuses_is_logged_once_while_other_writes_work() {
+    let daemon = Daemon::start();
+    let ended = daemon.state_dir().join("ended");
+    fs::remove_dir(&ended).unwrap();
+    // A file in a directory's place refuses also root.
+    fs::write(&ended, "").unwrap();
+    let refused = execute(&daemon, "true");
+    daemon.wait_status(refused, "completed");
+    let other = execute(&daemon, "sleep 3");
+    daemon.wait_status(other, "running");
+    // It is tried again each second.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(daemon.log().matches("ERROR | store").count(), 1, "{}", daemon.log());
+    assert!(health(&daemon)["warnings"].to_string().contains("state directory"));
+    fs::remove_file(&ended).unwrap();
+    let both = || fs::read_dir(&ended).is_ok_and(|names| names.count() == 2);
+    assert!(wait_until(SOON, both));
+    assert_eq!(health(&daemon)["warnings"], json!([]));
+}
