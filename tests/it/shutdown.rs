@@ -108,14 +108,15 @@ fn stop_with_200_tasks_waiting_for_a_hung_engine_loses_none() {
     }
 }
 
-/// Makes copies of a record under ids of their own while no runner looks. The ids.
+/// Makes copies of a record that waits for the host, under ids of their own, while no runner looks.
+/// The ids.
 fn copies_of_record(daemon: &Daemon, id: u64, count: usize) -> Vec<u64> {
-    let tasks = daemon.state_dir().join("tasks");
-    let record = fs::read_to_string(tasks.join(format!("{id}.json"))).unwrap();
+    let untold = daemon.state_dir().join("untold");
+    let record = fs::read_to_string(untold.join(format!("{id}.json"))).unwrap();
     let ids: Vec<u64> = (0..count).map(|_| unique_id()).collect();
     for copy in &ids {
         let text = record.replace(&id.to_string(), &copy.to_string());
-        fs::write(tasks.join(format!("{copy}.json")), text).unwrap();
+        fs::write(untold.join(format!("{copy}.json")), text).unwrap();
     }
     ids
 }
