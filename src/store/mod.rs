@@ -6,7 +6,7 @@
 //! STATE_DIR/tasks/{id}.json    tasks that still need something
 //! STATE_DIR/untold/{id}.json   tasks that are over, cleaned up, and only wait for the host
 //! STATE_DIR/ended/{id}.json    tasks that are over, told and cleaned up
-//! STATE_DIR/broken/…           files that are no records, set aside
+//! STATE_DIR/broken/…           files that are no records, set aside (contrib/design/0007)
 //! ```
 
 pub mod aside;
