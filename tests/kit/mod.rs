@@ -16,6 +16,7 @@ mod own_engine;
 mod small_disk;
 mod task;
 
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -62,6 +63,12 @@ pub fn test_name(what: &str) -> String {
 /// no container name beside a registry image, every key there. Change what your test is about.
 #[track_caller]
 pub fn execute_body(daemon: &Daemon, id: u64, command: &str) -> Value {
+    execute_body_below(&daemon.shared_dir().join("logs"), id, command)
+}
+
+/// The same; `logs` is the directory of all tasks' output.
+pub fn execute_body_below(logs: &Path, id: u64, command: &str) -> Value {
+    let logs = logs.join(id.to_string());
     json!({
         "task_id": id.to_string(),
         "command": command,
@@ -74,8 +81,8 @@ pub fn execute_body(daemon: &Daemon, id: u64, command: &str) -> Value {
         "container_name": null,
         "registry_image": image("busybox"),
         "working_dir": "/shared",
-        "stdout_path": daemon.log_path(id, "stdout.log"),
-        "stderr_path": daemon.log_path(id, "stderr.log"),
+        "stdout_path": logs.join("stdout.log"),
+        "stderr_path": logs.join("stderr.log"),
         "reserved_ip": null,
     })
 }
