@@ -33,8 +33,6 @@ use world::{Idle, Place, World, locked};
 
 /// Lines of the runner's log that a breach shows.
 const LOG_LINES_SHOWN: usize = 60;
-/// Design law 10, of a runner that has nothing to do.
-const IDLE_STOP_MAX: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -173,7 +171,7 @@ fn stop(world: &World<'_>) {
         return;
     }
     match catch_unwind(AssertUnwindSafe(|| daemon.stop())) {
-        Ok(took) if took <= IDLE_STOP_MAX => {}
+        Ok(took) if took <= kit::STOP_MAX => {}
         Ok(took) => world.breach(format!("SIGTERM at the end took {took:?}")),
         Err(panic) => world.breach(format!("SIGTERM at the end: {}", text_of(&*panic))),
     }

@@ -8,35 +8,23 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::kit::{
-    Behaviour, Daemon, EngineProxy, FakeHost, Fault, SOON, container_status, execute, execute_body,
-    task_container, unique_id, wait_until, with,
+    Behaviour, Daemon, EngineProxy, FakeHost, Fault, SOON, STOP_MAX, container_status, doomed_body,
+    execute, execute_body, node_of, task_container, unique_id, wait_until,
 };
 
-/// Law 10.
-const STOP_MAX: Duration = Duration::from_secs(2);
 /// Pauses of the outbox and of the Engine's event stream, after an outage of seconds.
 const AFTER_AN_OUTAGE: Duration = Duration::from_secs(40);
 /// Time to be in the middle of what was begun.
 const A_MOMENT: Duration = Duration::from_millis(100);
 const SIGTERM: i32 = 15;
 
-fn node_of(host: &FakeHost) -> Daemon {
-    Daemon::builder().host(host).start()
-}
-
 #[track_caller]
 fn stops_in_time(daemon: &mut Daemon) {
     let took = daemon.stop();
     assert!(took < STOP_MAX, "stopped after {took:?}");
-}
-
-/// A task that ends without the Engine: its environment does not exist.
-fn doomed_body(daemon: &Daemon, id: u64) -> Value {
-    let environment = json!({ "registry_image": null, "container_name": "no-such-environment" });
-    with(execute_body(daemon, id, "true"), environment)
 }
 
 /// A connection on which these bytes were sent.

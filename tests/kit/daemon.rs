@@ -30,7 +30,6 @@ const START_TRIES: usize = 3;
 #[derive(Default)]
 pub struct Builder {
     settings: toml::Table,
-    without: Vec<String>,
     environment: Vec<(String, String)>,
     strace: Vec<String>,
     activation: Option<Activation>,
@@ -59,12 +58,6 @@ impl Builder {
     /// Overrides one key of the configuration file.
     pub fn set(mut self, key: &str, value: impl Into<toml::Value>) -> Builder {
         self.settings.insert(key.to_owned(), value.into());
-        self
-    }
-
-    /// Leaves a key out of the file, so that the runner's own default counts.
-    pub fn unset(mut self, key: &str) -> Builder {
-        self.without.push(key.to_owned());
         self
     }
 
@@ -131,9 +124,6 @@ impl Builder {
     pub fn stopped(self) -> Daemon {
         let dir = tempfile::Builder::new().prefix("runner-").tempdir().expect("a directory");
         let mut settings = default_settings(dir.path());
-        for key in &self.without {
-            settings.remove(key);
-        }
         settings.extend(self.settings);
         let Builder { environment, strace, activation, own_engine, .. } = self;
         // An Engine of the test's own has the network from its start on.
@@ -400,6 +390,11 @@ impl Daemon {
     /// `{SHARED_DIR}/logs/{id}/{name}`, the log paths of a dispatch.
     pub fn log_path(&self, id: u64, name: &str) -> PathBuf {
         self.shared_dir().join("logs").join(id.to_string()).join(name)
+    }
+
+    /// The file of a live task's record.
+    pub fn record_path(&self, id: u64) -> PathBuf {
+        self.state_dir().join("tasks").join(format!("{id}.json"))
     }
 
     /// What the task wrote to stdout so far; empty when there is no such file yet.
