@@ -158,9 +158,12 @@ impl Judged<'_, '_> {
             return Some(format!("reported {}", said.status));
         }
         let message = said.message.as_deref().unwrap_or_default();
+        if message.is_empty() {
+            return Some(format!("reported failed {:?} without a word", said.exit_code));
+        }
         let signalled = matches!(said.exit_code, Some(129..=159));
         if self.note.removed && (said.exit_code.is_none() || said.exit_code == Some(137)) {
-            return message.is_empty().then(|| "removed, and no word of it".to_owned());
+            return None;
         }
         if self.note.signalled && signalled {
             return None;
