@@ -8,7 +8,7 @@ use crate::docker::EngineHealth;
 use crate::limits::{ASIDE_NAMES_MAX, DENIED_SHOWN};
 use crate::metrics;
 use crate::serve::access::{Denial, Denied};
-use crate::store::aside::SetAside;
+use crate::store::SetAside;
 
 /// What an operator should know and mend, a sentence each; empty when all is well.
 pub fn warnings(node: &Node) -> Vec<String> {
