@@ -185,9 +185,9 @@ pub const ENGINE_EVENTS_REMEMBERED: usize = 256;
 /// Orders that may wait in a lane. The host sends verbs one by one; sixteen means it has gone wild.
 pub const LANE_ORDERS_MAX: usize = 16;
 
-/// Lanes that may have something at once before `post` refuses a new one. As many as there may be live
-/// tasks: what was accepted has a lane at once.
-pub const LANES_MAX: usize = TASKS_LIVE_MAX;
+/// Lanes that may have something at once before `post` refuses a new one. As many as there may be tasks
+/// that need something here: what was accepted has a lane at once.
+pub const LANES_MAX: usize = TASKS_ACTIVE_MAX;
 
 /// The longest pause a lane takes; a longer one is cut to this. No retry should wait longer.
 pub const LANE_PAUSE_MAX: Duration = Duration::from_secs(3600);
@@ -276,7 +276,7 @@ pub const KERNEL_LOG_RECORDS_MAX: usize = 100_000;
 // ── ops ──────────────────────────────────────────────────────────────────────────────────────
 
 /// Tasks that still need something here: running, waiting, to be cleaned up. About 16 kB each.
-pub const TASKS_LIVE_MAX: usize = 20_000;
+pub const TASKS_ACTIVE_MAX: usize = 20_000;
 
 /// Tasks that are over and only wait for the host: twice a day at one task a second. About 100 bytes
 /// each, and 20 in every heartbeat, which lists them by contract.
