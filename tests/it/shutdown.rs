@@ -96,14 +96,14 @@ fn stop_with_200_tasks_waiting_for_a_hung_engine_loses_none() {
     }
 }
 
-/// Makes copies of a record under ids of their own while no runner looks. The ids.
-fn copies_of_record(daemon: &Daemon, id: u64, count: usize) -> Vec<u64> {
-    let tasks = daemon.state_dir().join("tasks");
-    let record = fs::read_to_string(tasks.join(format!("{id}.json"))).unwrap();
+/// Makes copies of a record in `untold` under ids of their own while no runner looks. The ids.
+fn copies_of_untold(daemon: &Daemon, id: u64, count: usize) -> Vec<u64> {
+    let untold = daemon.state_dir().join("untold");
+    let record = fs::read_to_string(untold.join(format!("{id}.json"))).unwrap();
     let ids: Vec<u64> = (0..count).map(|_| unique_id()).collect();
     for copy in &ids {
         let text = record.replace(&id.to_string(), &copy.to_string());
-        fs::write(tasks.join(format!("{copy}.json")), text).unwrap();
+        fs::write(untold.join(format!("{copy}.json")), text).unwrap();
     }
     ids
 }
@@ -114,9 +114,10 @@ fn stop_with_an_outbox_of_thousands_keeps_what_the_host_has_not_heard() {
     let mut daemon = node_of(&host);
     host.fail_next(usize::MAX, "POST /api/update", Fault::Status(500));
     let id = daemon.submit(&doomed_body(&daemon, unique_id()));
-    daemon.wait_status(id, "failed");
+    let untold = || daemon.get("/health").expect(200).json["tasks"]["untold"] == 1;
+    assert!(wait_until(SOON, untold));
     stops_in_time(&mut daemon);
-    let ids = copies_of_record(&daemon, id, 3000);
+    let ids = copies_of_untold(&daemon, id, 3000);
     host.heal();
     host.fail_next(usize::MAX, "POST /api/update", Fault::Hang);
     daemon.restart();
