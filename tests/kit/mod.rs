@@ -1,7 +1,8 @@
 //! What the integration tests are made of: the built runner as a process ([`Daemon`]), the
-//! KohakuRiver host it reports to ([`FakeHost`]), and the real Engine with single calls made to
-//! misbehave ([`EngineProxy`]). Everything is outside the runner and speaks its protocols; every
-//! wait has an end, and a fake fails the test that it would otherwise let pass.
+//! KohakuRiver host it reports to ([`FakeHost`]), the real Engine with single calls made to misbehave
+//! ([`EngineProxy`]) or a whole one to be hung and killed ([`OwnEngine`]), and directories that hang
+//! or fill up ([`HungShare`], [`SmallDisk`]). Everything is outside the runner and speaks its
+//! protocols; every wait has an end, and a fake fails the test that it would otherwise let pass.
 
 // Two programs share it, the integration tests and the campaign; neither uses all of it.
 #![allow(dead_code, unused_imports)]
