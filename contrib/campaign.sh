@@ -59,6 +59,7 @@ clean_up() {
         wait "$CAMPAIGN_PID" 2>/dev/null
     fi
     end_engines_below "$SCRATCH_DIR"
+    unmount_below "$SCRATCH_DIR"
     [ -z "$PREPARED" ] || bash tests/images/build.sh remove
     stop_engine_if_started
     [ -z "$SCRATCH_DIR" ] || rm -rf "$SCRATCH_DIR"
