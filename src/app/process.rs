@@ -3,7 +3,7 @@
 //! stopped on threads of their own.
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::log_thread::LogThread;
@@ -12,6 +12,7 @@ use super::supervisor::{Notices, Supervisor};
 use super::{Running, StartError, pulse, start_on};
 use crate::limits::{ARENAS_MAX, OWN_MAPPING_BYTES_MIN, SHUTDOWN_DEADLINE, STACK_BYTES};
 use crate::model::settings::Settings;
+use crate::ops::Node;
 use crate::serve::Passed;
 use crate::stop::Stop;
 use crate::threads::{self, lock};
@@ -44,10 +45,14 @@ pub fn serve(settings: Settings) -> ExitCode {
         watchdog,
         stop: Stop::new(),
         stage: Arc::default(),
+        node: OnceLock::new(),
     };
     life.begin(settings, sockets);
     let code = life.lead();
     log.flush();
+    if let Some(node) = life.node.get() {
+        node.tasks.leave();
+    }
     code
 }
 
@@ -60,6 +65,8 @@ struct Life {
     watchdog: Option<Duration>,
     stop: Stop,
     stage: Arc<Mutex<Stage>>,
+    /// Once it has started.
+    node: OnceLock<Arc<Node>>,
 }
 
 /// How far the node is, told by the threads that start and stop it.
@@ -114,6 +121,7 @@ impl Life {
                 }
                 Woken::Rung => match std::mem::replace(&mut *lock(&self.stage), Stage::Noticed) {
                     Stage::Started(started) => {
+                        let _ = self.node.set(Arc::clone(&started.node));
                         if leave_by.is_some() {
                             self.end(started);
                         } else {
