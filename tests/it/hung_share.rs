@@ -151,20 +151,26 @@ fn tasks_that_wait_for_a_hung_share_go_on_when_it_is_back() {
 
 #[test]
 fn doctor_says_that_a_share_hangs_instead_of_hanging() {
-    let daemon = Daemon::builder().stopped();
+    let mut daemon = Daemon::builder().stopped();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let log_file = elsewhere.path().join("runner.log");
+    daemon.reconfigure("runner_log_file", log_file.to_str().expect("a plain path"));
+    let _logs = HungShare::over(elsewhere.path());
     let _share = HungShare::over(daemon.shared_dir());
     let since = Instant::now();
     let mut doctor = Command::new(env!("CARGO_BIN_EXE_river-runner"));
     doctor.arg("doctor").arg("--config").arg(daemon.config_path());
     let mut doctor = doctor.stdout(Stdio::piped()).spawn().expect("river-runner");
-    let ended = wait_until(TOLD_WITHIN, || doctor.try_wait().expect("our child").is_some());
+    let ended = wait_until(2 * TOLD_WITHIN, || doctor.try_wait().expect("our child").is_some());
     let _ = doctor.kill();
     let output = doctor.wait_with_output().expect("its output");
     assert!(ended, "still running after {:?}", since.elapsed());
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stdout);
-    let line = said.lines().find(|line| line.contains("shared_dir")).expect("a line about it");
-    assert!(line.starts_with("fail") && line.contains("does not answer"), "{said}");
+    for place in ["shared_dir", "runner_log_file"] {
+        let line = said.lines().find(|line| line.contains(place)).expect("a line about it");
+        assert!(line.starts_with("fail") && line.contains("does not answer"), "{said}");
+    }
 }
 
 // ── what does not ────────────────────────────────────────────────────────────────────────────────
