@@ -60,7 +60,7 @@ figures! {
     THREADS_LIVE Gauge "river_threads" "Threads of the runner alive now.";
     THREAD_PANICS Counter "river_thread_panics_total" "Threads that ended by a panic.";
     // log
-    LOG_LINES_LOST Counter "river_log_lines_lost_total" "Lines that the log file did not take.";
+    LOG_LINES_LOST Counter "river_log_lines_lost_total" "Lines that the log did not take.";
     // serve
     HTTP_CONNECTIONS Gauge "river_http_connections" "HTTP connections open now.";
     HTTP_PARKED Gauge "river_http_parked" "Callers waiting for a slow order now.";

@@ -452,3 +452,19 @@ fn refusal_of_a_directory_names_it_and_its_holder() {
     assert!(said.contains(directory.path().to_str().unwrap()), "{said}");
     assert!(said.contains(&format!("process {}", std::process::id())), "{said}");
 }
+
+#[test]
+fn directory_that_was_left_is_had_by_a_successor_and_written_by_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = std::sync::Arc::new(Table::open(dir.path()).unwrap());
+    table.insert(record(1)).unwrap();
+    assert!(table.leave());
+    let successor = Table::open(dir.path()).unwrap();
+    assert!(successor.is_live(id(1)));
+    // Waits for the end of its process, which is this one's.
+    let late = std::sync::Arc::clone(&table);
+    let writer = std::thread::spawn(move || late.insert(record(2)));
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!writer.is_finished());
+    assert!(!dir.path().join("tasks/2.json").exists());
+}
