@@ -4,7 +4,8 @@
 
 use crate::docker::{DockerError, Memory};
 use crate::model::phase::Wanted;
-use crate::model::task::TaskRecord;
+use crate::model::task::{TaskRecord, Times};
+use crate::model::time::Stamp;
 use crate::ops::Node;
 
 /// What an Engine writes that finds a container dead of which it knows no code: after a power cut.
@@ -28,9 +29,20 @@ pub fn is_by_the_engine(
     if record.wanted != Wanted::Run || !may_be_by_the_engine(code) {
         return Ok(false);
     }
+    // The Engine is asked for what was before now; by a clock that was set back the container's
+    // start is not.
+    if Stamp::now() < latest_sign_of_a_start(&record.times) {
+        return Ok(false);
+    }
     let memory = node.engine.remembers(container)?;
     Ok(has_outlived_an_engine(memory)
         && ends_with_the_engine(code, memory, node.engine.about()?.live_restore))
+}
+
+/// When the container was last known to start, or to be about to.
+fn latest_sign_of_a_start(times: &Times) -> Stamp {
+    let signs = [times.image_ready, times.created, times.first_output, times.started];
+    signs.into_iter().flatten().fold(times.accepted, Stamp::max)
 }
 
 fn may_be_by_the_engine(code: Option<i64>) -> bool {
