@@ -137,7 +137,7 @@ fn image_answered(node: &Arc<Node>, id: TaskId, result: ImageResult) -> Next {
             if let (Ok(()), Some(first_writes)) = (&prepared, &node.first_writes) {
                 first_writes.watch(id, &[&files.stdout, &files.stderr]);
             }
-            let made = logs::touched_at(&files);
+            let made = logs::made_at(&files);
             Next::Then(
                 Place::Worker,
                 Box::new(move || match prepared {
@@ -383,7 +383,7 @@ fn start_unless_it_ran(node: &Arc<Node>, id: TaskId, container: &Container) -> N
     Next::Then(
         Place::Files,
         Box::new(move || {
-            let ran = logs::touched_at(&record.spec.logs).is_some_and(|touched| touched != made);
+            let ran = logs::is_touched(&record.spec.logs, made);
             Next::Then(
                 Place::Worker,
                 Box::new(move || match ran {
