@@ -2,6 +2,8 @@
 //! machine lost power. Asked by `finish` of an exit code that such an end makes, and of a container
 //! that is gone; never of a task that ended by itself. How it is known: contrib/design/0004.
 
+use chrono::{DateTime, Utc};
+
 use crate::docker::{DockerError, Memory};
 use crate::model::phase::Wanted;
 use crate::model::task::{TaskRecord, Times};
@@ -35,7 +37,9 @@ pub fn is_by_the_engine(
         return Ok(false);
     }
     let memory = node.engine.remembers(container)?;
-    Ok(has_outlived_an_engine(memory)
+    let gone = node.engine.gone().map(|at| Stamp::from(DateTime::<Utc>::from(at)));
+    let was_gone_since = gone.is_some_and(|at| record.times.started.is_some_and(|s| s < at));
+    Ok(has_outlived_an_engine(memory, was_gone_since)
         && ends_with_the_engine(code, memory, node.engine.about()?.live_restore))
 }
 
@@ -49,9 +53,10 @@ fn may_be_by_the_engine(code: Option<i64>) -> bool {
     code.is_none_or(|code| code == UNKNOWN_EXIT_CODE || STOP_SIGNAL_EXIT_CODES.contains(&code))
 }
 
-/// The Engine was started after the container.
-fn has_outlived_an_engine(memory: Memory) -> bool {
-    memory.is_whole && !memory.start
+/// The Engine was started after the container: it does not remember its start and forgets nothing,
+/// or no Engine was there at a time since.
+fn has_outlived_an_engine(memory: Memory, was_gone_since: bool) -> bool {
+    !memory.start && (memory.is_whole || was_gone_since)
 }
 
 /// Without live restore no container survives its Engine: the next one ends what still runs. With
@@ -77,9 +82,10 @@ mod test {
 
     #[test]
     fn engine_that_has_seen_the_start_or_may_have_forgotten_it_is_not_to_blame() {
-        assert!(has_outlived_an_engine(NOTHING));
-        assert!(!has_outlived_an_engine(Memory { start: true, ..NOTHING }));
-        assert!(!has_outlived_an_engine(Memory { is_whole: false, ..NOTHING }));
+        assert!(has_outlived_an_engine(NOTHING, false));
+        assert!(!has_outlived_an_engine(Memory { start: true, ..NOTHING }, true));
+        assert!(!has_outlived_an_engine(Memory { is_whole: false, ..NOTHING }, false));
+        assert!(has_outlived_an_engine(Memory { is_whole: false, ..NOTHING }, true));
     }
 
     #[test]
