@@ -462,3 +462,19 @@ fn end_with_an_engine_that_was_gone_is_laid_at_its_door_also_when_its_memory_is_
     engine.up();
     assert_ended_with_the_engine(&final_of(&host, id), Some(137));
 }
+
+#[test]
+fn container_that_neither_starts_nor_goes_fails_its_task() {
+    let (host, engine) = (FakeHost::start(), EngineProxy::start());
+    let daemon = Daemon::builder().host(&host).engine(&engine).start();
+    let refused = |said: &str| Behaviour::Reply(500, json!({ "message": said }));
+    engine.on("POST", "/containers/*/start", refused("failed to start shim"));
+    engine.on_nth(1, "POST", "/containers/*/start", Behaviour::Die);
+    engine.on("DELETE", "/containers/*", refused("device or resource busy"));
+    let last = final_of(&host, execute(&daemon, "true"));
+    assert_eq!(last.status, "failed");
+    assert!(last.message.is_some_and(|said| said.contains("failed to start shim")));
+    assert_eq!(engine.calls("POST /containers/*/start"), 2);
+    engine.clear();
+    assert!(wait_until(SOON, || daemon.containers().is_empty()));
+}

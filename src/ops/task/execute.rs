@@ -283,7 +283,11 @@ fn make_anew(node: &Arc<Node>, id: TaskId, container: &str, why: &DockerError) -
     match node.engine.remove_container(container, Removal::Ended, Volumes::Remove) {
         Ok(()) => {}
         Err(error) if error.is_missing() => {}
-        Err(_) => return when_the_engine_is_back(node, id, begin),
+        Err(error) if error.is_conflict() || error.is_unclear() => {
+            return when_the_engine_is_back(node, id, begin);
+        }
+        // It neither starts nor goes, and may stay so until the machine restarts.
+        Err(_) => return refuse(node, id, refused_by_engine(why)),
     }
     let back = node.tasks.update(id, |record| {
         if record.phase == Phase::Starting {
