@@ -299,6 +299,10 @@ pub const PATIENT_THREADS_MAX: usize = 16;
 /// Threads for shared storage. When all of them hang, the rows that need it answer 503.
 pub const FILES_THREADS_MAX: usize = 8;
 
+/// Output files are made with a time so far back: a start that follows at once changes it also where
+/// times have no more than seconds.
+pub const OUTPUT_MADE_BEFORE: Duration = Duration::from_secs(10);
+
 /// How long a caller waits for shared storage.
 pub const SHARED_STORAGE_DEADLINE: Duration = Duration::from_secs(10);
 

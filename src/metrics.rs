@@ -88,7 +88,7 @@ figures! {
     POOL_REFUSALS Counter "river_pool_refusals_total" "Work refused because a pool's queue was full.";
     // store
     RECORD_WRITES Counter "river_record_writes_total" "Task records made durable.";
-    RECORDS_BROKEN Counter "river_records_set_aside_total" "Files in the state directory that were no records.";
+    RECORDS_BROKEN Counter "river_records_set_aside_total" "Files in the state directory that were no records, or gone.";
     RECORDS_REBUILT Counter "river_records_rebuilt_total" "Records rebuilt from a container.";
     // host
     HOST_CALLS Counter "river_host_calls_total" "Calls to the host.";

@@ -167,16 +167,20 @@ impl Table {
         id: TaskId,
         change: impl FnOnce(&mut TaskRecord) -> R,
     ) -> Result<R, StoreError> {
-        let entry = self.taken_down(id)?;
-        let mut slot = lock(&entry);
-        let current = slot.as_mut().ok_or(StoreError::Missing(id))?;
-        let mut next = current.clone();
-        let result = change(&mut next);
-        if next != *current {
-            self.write(&next)?;
-            *current = next;
+        loop {
+            let entry = self.taken_down(id)?;
+            let mut slot = lock(&entry);
+            // It began to wait for the host, or was put away, while we waited for it: by now its
+            // place says which.
+            let Some(current) = slot.as_mut() else { continue };
+            let mut next = current.clone();
+            let result = change(&mut next);
+            if next != *current {
+                self.write(&next)?;
+                *current = next;
+            }
+            return Ok(result);
         }
-        Ok(result)
     }
 
     /// Changes a record that is worked on, in memory; the change reaches the disk with the next
@@ -190,21 +194,18 @@ impl Table {
 
     /// A copy of the live record.
     pub fn get(&self, id: TaskId) -> Option<TaskRecord> {
-        // Twice: between the two looks at a record it may begin to wait for the host.
-        for _ in 0..2 {
-            let told = match self.place(id)? {
-                Place::Whole(entry) => match lock(&entry).clone() {
-                    Some(record) => return Some(record),
-                    None => continue,
-                },
-                Place::Untold => false,
-                Place::Told => true,
+        // Its place changes under us once or twice at most: it begins to wait for the host, or is
+        // taken back from there.
+        for _ in 0..3 {
+            let place = self.place(id)?;
+            let found = match &place {
+                Place::Whole(entry) => lock(entry).clone(),
+                Place::Untold => self.read_untold(id),
+                Place::Told => self.read_untold(id).map(without_reports),
             };
-            let mut record = self.read_untold(id)?;
-            if told {
-                record.reports.clear();
+            if found.is_some() {
+                return found;
             }
-            return Some(record);
         }
         None
     }
@@ -220,7 +221,7 @@ impl Table {
         let path = self.ended_file(id);
         let record = self.read(&path, id)?.ok_or(StoreError::Missing(id))?;
         // The host had heard of it when it came here.
-        Ok(TaskRecord { reports: Vec::new(), ..record })
+        Ok(without_reports(record))
     }
 
     /// Whether a live record of this id is there.
@@ -416,6 +417,7 @@ impl Table {
             Ok(Some(record)) => *slot = Some(record),
             Ok(None) => {
                 lock(&self.live).remove(id);
+                self.aside.note_loss(&path);
                 return Err(StoreError::Missing(id));
             }
             Err(error) => {
@@ -443,13 +445,16 @@ impl Table {
     }
 
     fn read_untold(&self, id: TaskId) -> Option<TaskRecord> {
-        match self.read(&self.untold_file(id), id) {
+        let path = self.untold_file(id);
+        match self.read(&path, id) {
             Ok(Some(record)) => Some(record),
             Ok(None) => {
                 let mut live = lock(&self.live);
                 // Unless it has come to memory, or was put away, meanwhile.
-                if matches!(live.places.get(&id), Some(Place::Untold | Place::Told)) {
+                if let Some(Place::Untold | Place::Told) = live.places.get(&id) {
                     live.remove(id);
+                    drop(live);
+                    self.aside.note_loss(&path);
                 }
                 None
             }
@@ -617,6 +622,10 @@ fn has_room(directory: &Path) -> bool {
         !is_full(found.blocks(), found.blocks_available())
             && !is_full(found.files(), found.files_available())
     })
+}
+
+fn without_reports(record: TaskRecord) -> TaskRecord {
+    TaskRecord { reports: Vec::new(), ..record }
 }
 
 fn is_unfinished(path: &Path) -> bool {

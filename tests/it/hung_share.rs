@@ -277,7 +277,7 @@ fn runner_starts_with_its_shared_directory_below_a_mount_that_hangs() {
     daemon.reconfigure("shared_dir", below.to_str().expect("a plain path"));
     daemon.launch();
     daemon.wait_healthy();
-    wait_warning(&daemon, "does not answer");
+    daemon.wait_warning("does not answer");
     let id = execute(&daemon, "echo word; exit 3");
     drop(share);
     assert_ended_right(&host, &daemon, id);
@@ -290,7 +290,7 @@ fn successor_starts_while_the_share_keeps_its_predecessor_from_ending() {
     let host = FakeHost::start();
     let (mut daemon, mut share) = hung_from_the_start(&host);
     let id = execute(&daemon, "echo word; exit 3");
-    wait_warning(&daemon, "does not answer");
+    daemon.wait_warning("does not answer");
     share.swallow_requests();
     let mut next = daemon.twin();
     daemon.signal(Signal::SIGTERM);
