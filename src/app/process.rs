@@ -81,22 +81,30 @@ enum Stage {
     Stopped,
 }
 
+/// Wakes the main thread when the thread that holds it ends, be it by a panic.
+struct RingsAtItsEnd(Arc<Signals>);
+
+impl Drop for RingsAtItsEnd {
+    fn drop(&mut self) {
+        self.0.ring();
+    }
+}
+
 impl Life {
     /// Starts the node on a thread of its own: what it opens may hang, and signals must not wait.
     fn begin(&self, settings: Settings, sockets: Vec<Passed>) {
-        let (stop, stage, signals) =
-            (self.stop.clone(), Arc::clone(&self.stage), Arc::clone(&self.signals));
+        let (stop, stage) = (self.stop.clone(), Arc::clone(&self.stage));
+        let rings = RingsAtItsEnd(Arc::clone(&self.signals));
         let start = move || {
+            let _rings = rings;
             let started = start_on(settings, sockets, &stop);
             *lock(&stage) = match started {
                 Ok(running) => Stage::Started(Box::new(running)),
                 Err(error) => Stage::Failed(error),
             };
-            signals.ring();
         };
         if let Err(error) = threads::spawn("start", STACK_BYTES, start) {
             *lock(&self.stage) = Stage::Failed(StartError::Threads(error));
-            self.signals.ring();
         }
     }
 
@@ -132,8 +140,10 @@ impl Life {
                     Stage::Failed(StartError::Stopped) => return ExitCode::SUCCESS,
                     Stage::Failed(_) if leave_by.is_some() => return ExitCode::SUCCESS,
                     Stage::Failed(error) => return self.refuse(&error),
-                    Stage::Stopped => return ExitCode::SUCCESS,
-                    Stage::Starting | Stage::Noticed => {}
+                    // The second: a panic has ended the stop; there is nothing more to wait for.
+                    Stage::Stopped | Stage::Noticed => return ExitCode::SUCCESS,
+                    // A panic has ended the start, and was logged. Whoever watches us starts us anew.
+                    Stage::Starting => return ExitCode::FAILURE,
                 },
                 Woken::Late => {
                     log::warn!(
@@ -159,19 +169,19 @@ impl Life {
 
     /// Stops the node on a thread of its own, so that a second signal is heard meanwhile.
     fn end(&self, running: Box<Running>) {
-        let (stage, signals) = (Arc::clone(&self.stage), Arc::clone(&self.signals));
+        let stage = Arc::clone(&self.stage);
+        let rings = RingsAtItsEnd(Arc::clone(&self.signals));
         let notices = Arc::clone(&self.notices);
         let stopping = threads::spawn("stop", STACK_BYTES, move || {
+            let _rings = rings;
             notices.say("STOPPING=1");
             running.let_go();
             *lock(&stage) = Stage::Stopped;
-            signals.ring();
         });
         if let Err(error) = stopping {
             // Its records know how to go on; waiting here could hang.
             log::error!("stopping without a thread: {error}");
             *lock(&self.stage) = Stage::Stopped;
-            self.signals.ring();
         }
     }
 

@@ -5,7 +5,9 @@ pub mod contact;
 pub mod names;
 pub mod outbox;
 
+use std::cell::Cell;
 use std::fmt;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +60,8 @@ pub enum HostError {
     Status { call: &'static str, status: u16 },
     /// 200 with a body that is no answer.
     Garbage { call: &'static str },
+    /// Not the host's doing: what was to be told was withdrawn before a byte of it was sent.
+    Withdrawn,
 }
 
 impl Host {
@@ -93,7 +97,7 @@ impl Host {
     pub fn register(&self, register: &Register) -> Result<(), HostError> {
         let call = "register";
         let url = format!("{}/api/register", self.base);
-        match self.send(call, self.agent.post(url), register, HOST_REGISTER_DEADLINE)? {
+        match self.send(call, self.agent.post(url), register, HOST_REGISTER_DEADLINE, &|| true)? {
             (200, _) => Ok(()),
             (status, _) => Err(HostError::Status { call, status }),
         }
@@ -106,21 +110,27 @@ impl Host {
     pub fn beat(&self, hostname: &str, heartbeat: &Heartbeat) -> Result<Beat, HostError> {
         let call = "heartbeat";
         let url = format!("{}/api/heartbeat/{}", self.base, path_segment(hostname));
-        match self.send(call, self.agent.put(url), heartbeat, HOST_BEAT_DEADLINE)? {
+        match self.send(call, self.agent.put(url), heartbeat, HOST_BEAT_DEADLINE, &|| true)? {
             (200, _) => Ok(Beat::Acknowledged),
             (404, _) => Ok(Beat::Unknown),
             (status, _) => Err(HostError::Status { call, status }),
         }
     }
 
-    /// Reports one state of a task (contract 3.3).
+    /// Reports one state of a task (contract 3.3). `still_due` is asked once there is a connection,
+    /// just before the report is sent: making one may take seconds, and a task that was killed
+    /// meanwhile must not be told (contract rule 8).
     ///
     /// # Errors
-    /// The host is away or gave an answer that settles nothing.
-    pub fn update(&self, update: &Update) -> Result<Verdict, HostError> {
+    /// The host is away or gave an answer that settles nothing, or the report is due no more.
+    pub fn update(
+        &self,
+        update: &Update,
+        still_due: &dyn Fn() -> bool,
+    ) -> Result<Verdict, HostError> {
         let call = "update";
-        let url = format!("{}/api/update", self.base);
-        let (status, body) = self.send(call, self.agent.post(url), update, HOST_UPDATE_DEADLINE)?;
+        let request = self.agent.post(format!("{}/api/update", self.base));
+        let (status, body) = self.send(call, request, update, HOST_UPDATE_DEADLINE, still_due)?;
         match status {
             // A refusal is visible in the text only; an answer without our kind of body was not
             // given by the host (a proxy's page, half an answer) and acknowledges nothing.
@@ -140,9 +150,14 @@ impl Host {
         request: ureq::RequestBuilder<ureq::typestate::WithBody>,
         body: &impl Serialize,
         deadline: Duration,
+        still_due: &dyn Fn() -> bool,
     ) -> Result<(u16, Vec<u8>), HostError> {
         metrics::HOST_CALLS.up();
+        let withdrawn = Cell::new(false);
         let failed = |source: ureq::Error| {
+            if withdrawn.get() {
+                return HostError::Withdrawn;
+            }
             metrics::HOST_CALLS_FAILED.up();
             match source {
                 ureq::Error::HostNotFound => HostError::Unresolved,
@@ -150,12 +165,16 @@ impl Host {
             }
         };
         let body = serde_json::to_vec(body).map_err(|_| HostError::Garbage { call })?;
+        let length = body.len();
+        let mut body =
+            LastMoment { body: &body, still_due: Some(still_due), withdrawn: &withdrawn };
         let mut answer = request
             .config()
             .timeout_global(Some(deadline))
             .build()
             .content_type("application/json")
-            .send(&body[..])
+            .header("Content-Length", length)
+            .send(ureq::SendBody::from_reader(&mut body))
             .map_err(failed)?;
         let status = answer.status().as_u16();
         let content = answer
@@ -165,6 +184,25 @@ impl Host {
             .read_to_vec()
             .map_err(failed)?;
         Ok((status, content))
+    }
+}
+
+/// A body that asks, when its first byte is wanted, whether it is to be sent at all.
+struct LastMoment<'a> {
+    body: &'a [u8],
+    still_due: Option<&'a dyn Fn() -> bool>,
+    withdrawn: &'a Cell<bool>,
+}
+
+impl Read for LastMoment<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if let Some(still_due) = self.still_due.take()
+            && !still_due()
+        {
+            self.withdrawn.set(true);
+            return Err(io::Error::other("due no more"));
+        }
+        self.body.read(into)
     }
 }
 
@@ -183,6 +221,7 @@ impl fmt::Display for HostError {
             HostError::Unreachable { call, source } => write!(f, "{call}: {source}"),
             HostError::Status { call, status } => write!(f, "{call}: answered {status}"),
             HostError::Garbage { call } => write!(f, "{call}: answered no JSON of the contract"),
+            HostError::Withdrawn => f.write_str("due no more"),
         }
     }
 }
@@ -191,7 +230,10 @@ impl std::error::Error for HostError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             HostError::Unreachable { source, .. } => Some(source),
-            HostError::Unresolved | HostError::Status { .. } | HostError::Garbage { .. } => None,
+            HostError::Unresolved
+            | HostError::Status { .. }
+            | HostError::Garbage { .. }
+            | HostError::Withdrawn => None,
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 
-use super::{Host, Verdict};
+use super::{Host, HostError, Verdict};
 use crate::limits::{
     OUTBOX_BACKOFF_FIRST, OUTBOX_BACKOFF_MAX, OUTBOX_FRESH_MAX, OUTBOX_LAST_TRY, PANIC_REST,
     STACK_BYTES,
@@ -50,11 +50,16 @@ enum Queue {
     Backlog,
 }
 
-/// What `ops` hands down: the next report of a task, and what to do with the host's answer.
+/// What `ops` hands down: the next report of a task, whether it is that still, and what to do with
+/// the host's answer.
 pub struct Ledger {
     pub next: Box<dyn Fn(TaskId) -> Option<(Report, Update)> + Send>,
+    pub still_due: StillDue,
     pub settle: Box<dyn Fn(TaskId, Report, Verdict) + Send>,
 }
+
+/// Whether this is still the next report of the task.
+type StillDue = Box<dyn Fn(TaskId, &Report) -> bool + Send>;
 
 impl Outbox {
     /// `id` has something unsent.
@@ -116,7 +121,7 @@ impl Outbox {
                 }
             }
             let Some((report, update)) = (ledger.next)(id) else { continue };
-            match host.update(&update) {
+            match host.update(&update, &|| (ledger.still_due)(id, &report)) {
                 Ok(verdict) => {
                     backoff = OUTBOX_BACKOFF_FIRST;
                     metrics::REPORTS_ANSWERED.up();
@@ -124,6 +129,8 @@ impl Outbox {
                     // It may have more; asking again is cheap and can't be forgotten.
                     self.notify(id);
                 }
+                // Whatever took its place has its own mark.
+                Err(HostError::Withdrawn) => {}
                 Err(error) => {
                     // The first of an outage only; a host may be away for a weekend.
                     let is_first = backoff == OUTBOX_BACKOFF_FIRST;

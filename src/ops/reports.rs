@@ -16,9 +16,14 @@ use crate::wire::host::Update;
 
 /// The outbox's view of the records.
 pub fn ledger(node: &Arc<Node>) -> Ledger {
-    let (next, settle) = (Arc::downgrade(node), Arc::downgrade(node));
+    let (next, due, settle) = (Arc::downgrade(node), Arc::downgrade(node), Arc::downgrade(node));
     Ledger {
         next: Box::new(move |id| Weak::upgrade(&next).and_then(|node| next_report(&node, id))),
+        still_due: Box::new(move |id, report| {
+            Weak::upgrade(&due)
+                .and_then(|node| node.tasks.get(id))
+                .is_some_and(|record| record.reports.first() == Some(report))
+        }),
         settle: Box::new(move |id, report, verdict| {
             if let Some(node) = Weak::upgrade(&settle) {
                 settled(&node, id, &report, verdict);

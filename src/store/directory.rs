@@ -68,7 +68,8 @@ fn holder(file: File) -> Option<u32> {
     text.parse().ok()
 }
 
-/// The id in the name of a record's file.
+/// The id in the name of a record's file, as we write it: `007.json` is somebody else's.
 pub fn id_of(path: &Path) -> Option<TaskId> {
-    path.file_name()?.to_str()?.strip_suffix(".json")?.parse().ok()
+    let stem = path.file_name()?.to_str()?.strip_suffix(".json")?;
+    stem.parse().ok().filter(|id: &TaskId| id.to_string() == stem)
 }

@@ -325,7 +325,12 @@ impl Table {
     /// The disk refuses still.
     pub fn put_away_told(&self) -> Result<(), StoreError> {
         let told = self.waiting(|place| matches!(place, Place::Told));
-        told.into_iter().try_for_each(|id| self.put_away(id, Stamp::now()))
+        let mut tried = Ok(());
+        for id in told {
+            // All of them: one that can't be moved must not keep the others.
+            tried = tried.and(self.put_away(id, Stamp::now()));
+        }
+        tried
     }
 
     /// Looks whether records can be written, if that is in doubt: after a write that failed, or with

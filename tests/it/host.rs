@@ -1,16 +1,22 @@
 //! The runner towards its host (contract 3, design law 6): it registers, beats and reports, and a
 //! host that is away, hangs or talks nonsense neither stops a task nor loses its outcome.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket,
+    sockopt,
+};
 use serde_json::{Value, json};
 
 use crate::kit::{
     Address, Behaviour, Daemon, EngineProxy, FakeHost, Fault, SOON, Verdict, call,
-    container_exists, execute, execute_body, node_of, task_container, unique_id, wait_until,
+    container_exists, execute, execute_body, node_of, remove_container, task_container, unique_id,
+    wait_until,
 };
 
 /// What a call takes that waits for nobody, on a loaded machine; every fault here lasts longer.
@@ -515,6 +521,53 @@ fn nothing_is_told_after_a_kill() {
     daemon.wait_status(id, "killed");
     host.wait_beats(2, SOON);
     assert_eq!(host.accepted_of(id), ["pending", "running"]);
+}
+
+/// A listener whose queue is full: who connects waits, and the kernel knocks again each second or two.
+struct FullQueue {
+    _listener: OwnedFd,
+    _first: Vec<TcpStream>,
+}
+
+impl FullQueue {
+    fn on(port: u16) -> FullQueue {
+        let listener =
+            socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        setsockopt(&listener, sockopt::ReuseAddr, &true).unwrap();
+        bind(listener.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, port)).unwrap();
+        listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        let address = ([127, 0, 0, 1], port).into();
+        let patience = Duration::from_millis(100);
+        let mut first = Vec::new();
+        while let Ok(stream) = TcpStream::connect_timeout(&address, patience) {
+            first.push(stream);
+            assert!(first.len() < 10, "the queue of one is not full with 10");
+        }
+        FullQueue { _listener: listener, _first: first }
+    }
+}
+
+#[test]
+fn report_that_waits_for_its_connection_is_not_sent_after_a_kill() {
+    let host = FakeHost::start();
+    let daemon = node_of(&host);
+    host.wait_registered();
+    let (told, killed) = (execute(&daemon, "sleep 60"), execute(&daemon, "sleep 60"));
+    host.wait_status(told, "running", SOON);
+    host.wait_status(killed, "running", SOON);
+    host.down();
+    let full = FullQueue::on(host.port());
+    remove_container(&task_container(killed));
+    daemon.wait_status(killed, "failed");
+    // The report is on its way now, and gets no further than a connection that is not taken.
+    sleep(Duration::from_secs(1));
+    daemon.control("kill", killed).expect(200);
+    drop(full);
+    host.up();
+    remove_container(&task_container(told));
+    host.wait_final(told, AFTER_AN_OUTAGE);
+    host.wait_beats(2, SOON);
+    assert_eq!(host.accepted_of(killed), ["pending", "running"]);
 }
 
 // ── hosts in trouble ─────────────────────────────────────────────────────────────────────────

@@ -45,6 +45,8 @@ fn pull(node: &Node, reference: &str) -> Result<ImageReady, ImageFault> {
             let note = Some(format!("used the local image: {error}"));
             Ok(ImageReady { note, ..ready(image) })
         }
+        // Whether it is here is not known: that is no outcome of the task.
+        (_, Err(error)) if error.is_unclear() => Err(ImageFault::Engine(error)),
         (Err(source), Err(_)) => {
             Err(ImageFault::NotPulled { reference: reference.to_owned(), source })
         }

@@ -109,7 +109,7 @@ fn image_answered(node: &Arc<Node>, id: TaskId, result: ImageResult) -> Next {
         Ok(ready) => ready,
         Err(fault) => {
             return match &*fault {
-                ImageFault::Engine(error) if error.is_engine_trouble() => {
+                ImageFault::Engine(error) if error.is_unclear() => {
                     when_the_engine_is_back(node, id, begin)
                 }
                 fault => refuse(node, id, failed(fault.to_string())),
