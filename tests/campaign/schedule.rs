@@ -74,8 +74,8 @@ pub struct Schedule {
     pub kinds: Vec<Kind>,
     pub tasks: Vec<Task>,
     pub actions: Vec<Timed>,
-    /// The system call on the state directory at which the runner's first life ends.
-    pub state_call: Option<StateCall>,
+    /// The call on the state directory, counted from its start, at which the runner is killed.
+    pub state_call: Option<u64>,
     /// How long a runner that died stays dead.
     pub rest_ms: u64,
 }
@@ -85,12 +85,6 @@ pub struct Timed {
     pub at_ms: u64,
     pub kind: Kind,
     pub action: Action,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct StateCall {
-    pub call: &'static str,
-    pub nth: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -181,9 +175,18 @@ const ENGINE_CALLS: &[(&str, &str)] = &[
 /// Those that a runner makes once, or every few seconds.
 const RARE_CALLS: &[&str] = &["/containers/json", "/networks/*", "/_ping"];
 const HOST_CALLS: &[&str] = &["POST /api/update", "PUT /api/heartbeat", "POST /api/register"];
-const STATE_CALLS: &[&str] = &["openat", "write", "fsync", "rename"];
-const CONTAINER_KINDS: &[Kind] =
-    &[Kind::ContainerKilled, Kind::ContainerRemoved, Kind::ForeignContainer];
+/// Calls on the state directory from a task's dispatch to its end: any of all of them may be the last.
+const STATE_CALLS_PER_TASK: u64 = 40;
+/// Faults that prove nothing unless a task runs.
+const KINDS_UNDER_A_TASK: &[Kind] = &[
+    Kind::ContainerKilled,
+    Kind::ContainerRemoved,
+    Kind::ForeignContainer,
+    Kind::EngineRestarted,
+    Kind::EngineKilled,
+    Kind::PowerCut,
+    Kind::UserEnds,
+];
 /// Not SIGSTOP: Docker does not tell it, and the task only waits.
 const SIGNALS: &[&str] = &["KILL", "KILL", "TERM", "INT", "USR1"];
 /// An hour, a day, and back to shortly after 1970.
@@ -211,13 +214,13 @@ impl Schedule {
         schedule
     }
 
-    /// One task and no fault.
+    /// One task and no fault. The clock may be set, so that it is known to work.
     pub fn calm() -> Schedule {
         let task = Task::generate(&mut Dice::new(0), (1 << 60) - 1, 0);
         let task = Task { shape: Shape::Quick, ..task };
         Schedule {
             seed: 0,
-            kinds: Vec::new(),
+            kinds: vec![Kind::ClockJumps],
             tasks: vec![task],
             actions: Vec::new(),
             state_call: None,
@@ -232,8 +235,8 @@ impl Schedule {
     fn add(&mut self, dice: &mut Dice, kind: Kind, span_ms: u64) {
         match kind {
             Kind::RunnerKilledAtStateCall => {
-                let call = *dice.pick(STATE_CALLS);
-                self.state_call = Some(StateCall { call, nth: dice.between(1, 5) });
+                let tasks = u64::try_from(self.tasks.len()).expect("few");
+                self.state_call = Some(dice.between(1, STATE_CALLS_PER_TASK * tasks));
                 return;
             }
             Kind::ApiKill => return self.add_kills(dice),
@@ -241,7 +244,7 @@ impl Schedule {
             Kind::HostMarksLost => return self.add_marks_lost(dice),
             _ => {}
         }
-        if CONTAINER_KINDS.contains(&kind) {
+        if KINDS_UNDER_A_TASK.contains(&kind) {
             self.make_one_long(dice);
         }
         for _ in 0..times(dice, kind) {
@@ -252,9 +255,12 @@ impl Schedule {
                 | Action::KillAtHostCall { .. }
                 | Action::UserEnds { .. } => 0,
                 // When the long one runs.
-                Action::KillContainer { .. } | Action::RemoveContainer | Action::MakeForeign => {
-                    dice.between(800, 2500)
-                }
+                Action::KillContainer { .. }
+                | Action::RemoveContainer
+                | Action::MakeForeign
+                | Action::RestartEngine
+                | Action::KillEngine { .. }
+                | Action::CutPower { .. } => dice.between(800, 2500),
                 _ => dice.between(100, span_ms),
             };
             self.actions.push(Timed { at_ms, kind, action });
@@ -418,8 +424,8 @@ impl fmt::Display for Schedule {
         let kinds: Vec<&str> = self.kinds.iter().map(|kind| kind.name()).collect();
         writeln!(f, "seed {}: {}", self.seed, kinds.join(", "))?;
         writeln!(f, "  a runner that died is started again after {} ms", self.rest_ms)?;
-        if let Some(StateCall { call, nth }) = self.state_call {
-            writeln!(f, "  killed as a thread enters its {nth}. {call} on the state directory")?;
+        if let Some(nth) = self.state_call {
+            writeln!(f, "  killed as it enters its {nth}. call on the state directory")?;
         }
         for task in &self.tasks {
             writeln!(f, "  {:5} ms  {task}", task.at_ms)?;

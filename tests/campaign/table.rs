@@ -16,6 +16,10 @@ pub struct Tally {
     pub finals: usize,
     pub repeats: usize,
     pub api_kills: usize,
+    /// Failed with the Engine's stop for a reason.
+    pub engine_ends: usize,
+    /// Long tasks that had to be stopped at the host's refusal.
+    pub user_ends: usize,
     pub lost: usize,
     pub wrong: usize,
     pub contradicted: usize,
@@ -34,6 +38,8 @@ impl Tally {
         self.finals += other.finals;
         self.repeats += other.repeats;
         self.api_kills += other.api_kills;
+        self.engine_ends += other.engine_ends;
+        self.user_ends += other.user_ends;
         self.lost += other.lost;
         self.wrong += other.wrong;
         self.contradicted += other.contradicted;
@@ -62,6 +68,8 @@ impl Tally {
             ("tasks accepted", self.accepted),
             ("submissions refused (503)", self.refused),
             ("tasks killed by the API", self.api_kills),
+            ("tasks ended by the Engine's end", self.engine_ends),
+            ("tasks stopped for their user", self.user_ends),
             ("finals at the host", self.finals),
             ("identical repeats of finals", self.repeats),
             ("lost", self.lost),
@@ -71,7 +79,7 @@ impl Tally {
             ("other breaches", self.other),
             ("schedules with a breach", self.failed),
         ] {
-            println!("  {what:30} {count:6}");
+            println!("  {what:31} {count:5}");
         }
         println!("  {:30} {:6}", "seconds", took.as_secs());
     }
