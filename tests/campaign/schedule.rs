@@ -255,12 +255,12 @@ impl Schedule {
                 | Action::KillAtHostCall { .. }
                 | Action::UserEnds { .. } => 0,
                 // When the long one runs.
-                Action::KillContainer { .. }
-                | Action::RemoveContainer
-                | Action::MakeForeign
-                | Action::RestartEngine
-                | Action::KillEngine { .. }
-                | Action::CutPower { .. } => dice.between(800, 2500),
+                Action::KillContainer { .. } | Action::RemoveContainer | Action::MakeForeign => {
+                    dice.between(800, 2500)
+                }
+                Action::RestartEngine | Action::KillEngine { .. } | Action::CutPower { .. } => {
+                    dice.between(1200, 3000)
+                }
                 _ => dice.between(100, span_ms),
             };
             self.actions.push(Timed { at_ms, kind, action });
@@ -272,6 +272,8 @@ impl Schedule {
         let shape = Shape::Long { ms: dice.between(2500, 4000) };
         let task = self.tasks.first_mut().expect("a task");
         (task.shape, task.at_ms) = (shape, 0);
+        // The runner may not answer yet: one try would often be none.
+        task.insists = true;
     }
 
     fn add_kills(&mut self, dice: &mut Dice) {
@@ -379,7 +381,8 @@ fn action(dice: &mut Dice, kind: Kind) -> Action {
         Kind::HostHalfAnswer => host(Fault::HalfAnswer),
         Kind::HostLostAnswer => host(Fault::LostAnswer),
         Kind::HostHangs => host(Fault::Hang),
-        Kind::UserEnds => Action::UserEnds { nth: small(dice) },
+        // The first reports are the long task's: only such a one shows that it was stopped.
+        Kind::UserEnds => Action::UserEnds { nth: *dice.pick(&[1, 1, 2, 2, 3, 4]) },
         Kind::EngineHangs => Action::HangEngine { ms: dice.between(500, 4000) },
         Kind::EngineRestarted => Action::RestartEngine,
         Kind::EngineKilled => Action::KillEngine { ms },
