@@ -36,7 +36,7 @@ main() {
     trap clean_up EXIT
     SCRATCH_DIR=$(mktemp -d /tmp/river-campaign.XXXXXX)
     install_basics
-    install_packages strace debootstrap
+    install_packages debootstrap
     ensure_engine "$SCRATCH_DIR/dockerd.log"
     [ -n "${KIT_KEEP:-}" ] || PREPARED=yes
     bash tests/images/build.sh
@@ -59,6 +59,7 @@ clean_up() {
         wait "$CAMPAIGN_PID" 2>/dev/null
     fi
     end_engines_below "$SCRATCH_DIR"
+    unmount_below "$SCRATCH_DIR"
     [ -z "$PREPARED" ] || bash tests/images/build.sh remove
     stop_engine_if_started
     [ -z "$SCRATCH_DIR" ] || rm -rf "$SCRATCH_DIR"

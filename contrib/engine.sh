@@ -1,4 +1,5 @@
-# Sourced by quickstart.sh, test.sh and campaign.sh: packages that are missing, and a Docker Engine that answers.
+# Sourced by quickstart.sh, test.sh and campaign.sh: packages that are missing, a Docker Engine that
+# answers, and the end of what tests that were cut short have left.
 # Never stops an Engine that it did not start, never touches one that already answers.
 # shellcheck shell=bash
 
@@ -108,11 +109,10 @@ stop_engine_if_started() {
     [ -n "$ENGINE_BRIDGE_WAS_THERE" ] || ip link delete docker0 2>/dev/null || true
 }
 
-# end_engines_below DIRECTORY: what tests that were cut short have left there. Their own Engines name
-# the directory in their arguments, containers are children of a process that does, and what is
-# mounted stands in the way of its removal.
+# end_engines_below DIRECTORY: ends the Engines that tests have left there. They name the directory in
+# their arguments, and their containers are children of a process that does.
 end_engines_below() {
-    local directory=$1 pid mount named=() children=()
+    local directory=$1 pid named=() children=()
     [ -n "$directory" ] || return 0
     for pid in /proc/[0-9]*; do
         pid=${pid#/proc/}
@@ -125,7 +125,12 @@ end_engines_below() {
     for pid in "${named[@]}" "${children[@]}"; do
         [ -z "$pid" ] || kill -KILL "$pid" 2>/dev/null || true
     done
-    while read -r mount; do
-        umount --lazy "$mount" || true
-    done < <(findmnt -rno TARGET | grep "^$directory/" | sort -r)
+}
+
+# unmount_below DIRECTORY: the innermost first. Lazily, and without a look at the mounts themselves: one
+# may hang.
+unmount_below() {
+    [ -n "$1" ] || return 0
+    awk -v below="$1/" 'index($2, below) == 1 { print $2 }' /proc/self/mounts | tac |
+        xargs -r -n 1 umount --no-canonicalize --lazy
 }

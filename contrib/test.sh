@@ -101,7 +101,7 @@ clean_up() {
     fi
     end_engines_below "$SCRATCH_DIR"
     stop_engine_if_started
-    [ -z "$SCRATCH_DIR" ] || unmount_below "$SCRATCH_DIR"
+    unmount_below "$SCRATCH_DIR"
     [ -z "$SCRATCH_DIR" ] || rm -rf "$SCRATCH_DIR"
     exit "$status"
 }
@@ -114,13 +114,6 @@ remove_ours() {
     [ -z "${KIT_KEEP:-}" ] || return 0
     bash tests/images/build.sh remove
     docker network rm "$NETWORK" >/dev/null 2>&1
-}
-
-# What killed tests have left mounted, the innermost first. Lazily, and without a look at the mounts
-# themselves: one may hang.
-unmount_below() {
-    awk -v below="$1/" 'index($2, below) == 1 { print $2 }' /proc/self/mounts | tac |
-        xargs -r -n 1 umount --no-canonicalize --lazy
 }
 
 # What is there although it should not, one a line.

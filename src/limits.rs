@@ -93,10 +93,10 @@ pub const HTTP_STREAMS_MAX: usize = 64;
 pub const HTTP_DRAIN: Duration = Duration::from_millis(300);
 /// Of it, for whoever had connected in the last moment: a request follows its connection at once.
 pub const HTTP_LAST_HEARING: Duration = Duration::from_millis(100);
+/// Meanwhile the door looks this often whether all is done: callers are refused.
+pub const HTTP_DRAIN_TURN: Duration = Duration::from_millis(1);
 /// Streams end at once; one that is held up by shared storage is left behind after this.
 pub const HTTP_STREAMS_LEAVE: Duration = Duration::from_millis(100);
-/// Meanwhile the door looks this often whether all is done.
-pub const HTTP_DRAIN_TURN: Duration = Duration::from_millis(1);
 /// What every 503 gives in `Retry-After`. Bounds are reached in bursts, which pass within a second.
 pub const HTTP_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Of an input that a 422 quotes back, this much at most; a longer one is not quoted.
@@ -185,9 +185,9 @@ pub const ENGINE_EVENTS_REMEMBERED: usize = 256;
 /// Orders that may wait in a lane. The host sends verbs one by one; sixteen means it has gone wild.
 pub const LANE_ORDERS_MAX: usize = 16;
 
-/// Lanes that may have something at once before `post` refuses a new one. As many as there may be live
-/// tasks: what was accepted has a lane at once.
-pub const LANES_MAX: usize = TASKS_LIVE_MAX;
+/// Lanes that may have something at once before `post` refuses a new one. As many as there may be tasks
+/// that need something here: what was accepted has a lane at once.
+pub const LANES_MAX: usize = TASKS_ACTIVE_MAX;
 
 /// The longest pause a lane takes; a longer one is cut to this. No retry should wait longer.
 pub const LANE_PAUSE_MAX: Duration = Duration::from_secs(3600);
@@ -276,7 +276,7 @@ pub const KERNEL_LOG_RECORDS_MAX: usize = 100_000;
 // ── ops ──────────────────────────────────────────────────────────────────────────────────────
 
 /// Tasks that still need something here: running, waiting, to be cleaned up. About 16 kB each.
-pub const TASKS_LIVE_MAX: usize = 20_000;
+pub const TASKS_ACTIVE_MAX: usize = 20_000;
 
 /// Tasks that are over and only wait for the host: twice a day at one task a second. About 100 bytes
 /// each, and 20 in every heartbeat, which lists them by contract.
@@ -350,14 +350,15 @@ pub const EVENTS_WAIT: Duration = Duration::from_millis(500);
 pub const ENGINE_PROBE_EVERY: Duration = Duration::from_secs(5);
 pub const ENGINE_PROBE_EVERY_WHEN_AWAY: Duration = Duration::from_secs(1);
 
-/// Records are compared with the Engine's containers, and old ones thrown away, this often.
+/// Records are compared with the Engine's containers this often: the net for events that were lost.
 pub const RECONCILE_EVERY: Duration = Duration::from_secs(60);
+/// And once more so long after the event stream stands anew: the Engine tells an end before it cleans
+/// up, and lists the container as running until it has. An end in that gap is neither told nor listed.
+pub const RECONCILE_AGAIN: Duration = Duration::from_secs(4);
+/// Old records are thrown away this often; `ENDED_RECORDS_SLACK` may ask for it sooner.
+pub const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 /// Our own addresses, which may always call, are looked up this often: interfaces come and go.
 pub const OWN_ADDRESSES_EVERY: Duration = Duration::from_secs(60);
-/// Once more so long after the event stream stands anew: the Engine tells an end before it cleans up,
-/// and lists the container as running until it has. An end in that gap is neither told nor listed.
-pub const RECONCILE_AGAIN: Duration = Duration::from_secs(4);
-pub const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
 /// A runner that is told to stop waits this long for its threads before it leaves (design law 10).
 pub const SHUTDOWN_GRACE: Duration = Duration::from_millis(1500);

@@ -14,6 +14,8 @@ use crate::runner::Runner;
 const TASKS: u64 = 20;
 /// A caller that was refused comes again after this.
 const AGAIN: Duration = Duration::from_micros(200);
+/// The caller has been answered many times before the stop and after the start.
+const CALLER_SETTLES: Duration = Duration::from_millis(50);
 
 /// From the last answer of the old process to the first of the new one, as a caller meets it that
 /// calls without a pause, each time on a new connection. Beside it events are followed and one
@@ -41,11 +43,11 @@ fn gap_of(runner: &mut Runner) -> f64 {
     let (address, over) = (runner.address, AtomicBool::new(false));
     std::thread::scope(|scope| {
         let caller = scope.spawn(|| longest_silence(address, &over));
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(CALLER_SETTLES);
         runner.end();
         runner.exec();
         drop(runner.connect());
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(CALLER_SETTLES);
         over.store(true, Ordering::SeqCst);
         caller.join().expect("a caller").as_secs_f64() * 1e3
     })

@@ -3,10 +3,11 @@
 //! through here. Never decides what an answer means beyond yes (2xx, 304) and no.
 //!
 //! A quick call whose connection ends before the answer's head is made once more, on another
-//! connection. That is safe for every quick call there is, because each names what it is about:
-//! GET and HEAD change nothing; a second create is 409 and a second start 304, answers the caller
-//! has to know anyway (design law 3); a second remove is 404, pause or unpause 409, stop 304, tag
-//! the same tag. Only a second kill can be felt: the process may get the signal twice.
+//! connection. That is safe because each names what it is about: GET and HEAD change nothing; a
+//! second create is 409, an answer the caller has to know anyway (design law 3); a second remove is
+//! 404, pause or unpause 409, stop 304, tag the same tag. Only a second kill can be felt: the process
+//! may get the signal twice. A start is never made again here: one whose answer was lost may have
+//! run and ended, so its caller looks first ([`Engine::start_container`]).
 
 use std::error::Error;
 use std::io::{self, Read};

@@ -62,8 +62,9 @@ impl DockerError {
         }
     }
 
-    /// It says nothing about the effect: trouble, or an answer that nobody can read. The caller has
-    /// to look what is, and may make the call again.
+    /// It says nothing about the effect: the Engine's trouble, or an answer that nobody can read. Of a
+    /// create and a start, whose effect must not be missed: the caller looks what is before it makes
+    /// the call again. Elsewhere an unreadable answer is final, or it would be asked for for ever.
     pub fn is_unclear(&self) -> bool {
         self.is_engine_trouble() || matches!(self, DockerError::Garbage { .. })
     }

@@ -8,7 +8,7 @@ use crate::docker::EngineHealth;
 use crate::limits::{ASIDE_NAMES_MAX, DENIED_SHOWN};
 use crate::metrics;
 use crate::serve::access::{Denial, Denied};
-use crate::store::aside::SetAside;
+use crate::store::SetAside;
 
 /// What an operator should know and mend, a sentence each; empty when all is well.
 pub fn warnings(node: &Node) -> Vec<String> {
@@ -56,9 +56,9 @@ fn set_aside(aside: &SetAside) -> Vec<String> {
     let mut warnings = Vec::new();
     if aside.count > 0 {
         warnings.push(format!(
-            "{} files among the task records are none and lie in {directory}, the newest: {}; to \
-             end this warning delete them or move them away; to try one again move it back to \
-             tasks/ID.json and restart",
+            "{} files in the place of task records are no records and lie in {directory}, the \
+             newest: {}; to end this warning delete them or move them away; to try one again move it \
+             back to tasks/ID.json and restart",
             aside.count,
             aside.newest.join(", "),
         ));
@@ -71,7 +71,8 @@ fn set_aside(aside: &SetAside) -> Vec<String> {
             .map(|path| path.display().to_string())
             .collect();
         warnings.push(format!(
-            "{} files among the task records are none and can't be moved to {directory}: remove {}",
+            "{} files in the place of task records are no records and can't be moved to \
+             {directory}: remove {}",
             aside.stuck.len(),
             few.join(", "),
         ));
@@ -102,8 +103,16 @@ pub fn gauges(node: &Node) -> Vec<(&'static str, &'static str, u64)> {
     let tasks = node.tasks.counts();
     let count = |n: usize| n as u64;
     vec![
-        ("river_tasks_live", "Tasks that still need something here.", count(tasks.active)),
-        ("river_tasks_untold", "Tasks that only wait for the host.", count(tasks.untold)),
+        (
+            "river_tasks_live",
+            "Tasks that still need something.",
+            count(tasks.active + tasks.untold),
+        ),
+        (
+            "river_tasks_untold",
+            "Live tasks that are over and only wait for the host.",
+            count(tasks.untold),
+        ),
         ("river_outbox_tasks", "Tasks with an unsent report.", count(node.outbox.waiting())),
         ("river_lanes", "Lanes with an order.", count(lanes.lanes)),
         ("river_lane_workers_busy", "Lane workers at work.", count(lanes.workers_busy)),

@@ -28,6 +28,7 @@ const SOCKET_MODE: u32 = 0o660;
 #[derive(Debug)]
 pub struct Sockets {
     pub(super) listeners: Vec<Listener>,
+    /// Where TCP is listened on.
     pub(super) local_addr: SocketAddr,
 }
 
@@ -93,11 +94,6 @@ impl Sockets {
             listeners.push(insist(|| Listener::unix(path), &mut again)?);
         }
         Ok(Sockets { listeners, local_addr })
-    }
-
-    /// Where TCP is listened on.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
     }
 }
 
@@ -367,6 +363,6 @@ mod test {
         let address = first.as_ref().unwrap().local_addr().unwrap();
         let again = |_: &ServeError| first.take().is_some();
         let sockets = Sockets::open_or_take(address, None, Vec::new(), again).unwrap();
-        assert_eq!(sockets.local_addr(), address);
+        assert_eq!(sockets.local_addr, address);
     }
 }

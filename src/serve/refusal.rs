@@ -42,7 +42,6 @@ impl Refusal {
         let reply = Reply::detail(self.status(), &self.to_string());
         match self {
             Refusal::OtherMethods { allow } => reply.header("Allow", allow.as_str()),
-            Refusal::Stopping => reply.header("Retry-After", "1"),
             _ => reply,
         }
     }

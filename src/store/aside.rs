@@ -1,5 +1,5 @@
 //! Files that are no records are set aside, for an operator to look at: never deleted, never a
-//! reason not to start (demands A12, A13). The directory is what counts, not our memory: what lies
+//! reason not to start (contrib/design/0007). The directory is what counts, not our memory: what lies
 //! there is told after a restart too, and is forgotten when somebody has cleared it.
 
 use std::collections::BTreeSet;

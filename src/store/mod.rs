@@ -6,18 +6,19 @@
 //! STATE_DIR/tasks/{id}.json    tasks that still need something
 //! STATE_DIR/untold/{id}.json   tasks that are over, cleaned up, and only wait for the host
 //! STATE_DIR/ended/{id}.json    tasks that are over, told and cleaned up
-//! STATE_DIR/broken/…           files that are no records, set aside
+//! STATE_DIR/broken/…           files that are no records, set aside (contrib/design/0007)
 //! ```
 
-pub mod aside;
+mod aside;
 mod directory;
 mod ended;
-pub mod error;
-pub mod file;
-pub mod record_file;
-pub mod table;
+mod error;
+mod file;
+mod record_file;
+mod table;
 #[cfg(test)]
 mod test;
 
+pub use aside::SetAside;
 pub use error::StoreError;
 pub use table::{Counts, Table};

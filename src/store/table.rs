@@ -97,7 +97,7 @@ impl Live {
 impl Table {
     /// Opens the directory, making it if need be, and reads the live records. Of tasks that only
     /// wait for the host no file is opened. A file that is no record is set aside and told, never
-    /// a reason not to start (demands A12, A13).
+    /// a reason not to start.
     ///
     /// # Errors
     /// [`StoreError::InUse`] by another runner, or the directory cannot be made or read.

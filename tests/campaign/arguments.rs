@@ -1,6 +1,6 @@
 //! The campaign's command line.
 
-use crate::schedule::Kind;
+use crate::fault::Kind;
 
 pub const USAGE: &str = "\
 campaign [--seed N] [--runs N] [--minutes M] [--only KIND] [--jobs J] [--first] [--show SEED]
@@ -12,6 +12,11 @@ campaign [--seed N] [--runs N] [--minutes M] [--only KIND] [--jobs J] [--first] 
   --jobs J     schedules at a time, each with an Engine of its own (2)
   --first      stop at the first breach
   --show SEED  print the schedule and run nothing";
+
+/// What is run where nothing is said: `cargo test` without arguments runs this too, and it must have
+/// an end.
+const RUNS: u64 = 30;
+const MINUTES: u64 = 4;
 
 /// What `cargo test` says to every test program when it looks for tests by name, or how to show them.
 const OF_CARGO_TEST: &[&str] = &[
@@ -56,7 +61,7 @@ impl Arguments {
         let (mut runs, mut minutes) = (None, None);
         let mut read = Arguments {
             seed: 1,
-            runs: 30,
+            runs: RUNS,
             runs_wanted: None,
             minutes: None,
             only: None,
@@ -81,10 +86,9 @@ impl Arguments {
                 _ => return Err(format!("{word}?")),
             }
         }
-        // `cargo test` without arguments runs this too: it must have an end.
-        read.minutes = minutes.or(runs.is_none().then_some(4));
-        read.runs_wanted = runs.or(minutes.is_none().then_some(30));
-        read.runs = runs.unwrap_or(if minutes.is_some() { u64::MAX } else { 30 });
+        read.minutes = minutes.or(runs.is_none().then_some(MINUTES));
+        read.runs_wanted = runs.or(minutes.is_none().then_some(RUNS));
+        read.runs = runs.unwrap_or(if minutes.is_some() { u64::MAX } else { RUNS });
         Ok(read)
     }
 }

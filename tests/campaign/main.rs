@@ -8,9 +8,12 @@ mod kit;
 mod arguments;
 mod dice;
 mod drive;
+mod fault;
 mod reap;
+mod runner;
 mod schedule;
 mod settle;
+mod strike;
 mod table;
 mod tasks;
 mod verdict;
@@ -24,14 +27,12 @@ use std::time::{Duration, Instant};
 
 use arguments::Arguments;
 use schedule::Schedule;
-use table::Tally;
+use table::{Count, Tally};
 use verdict::{Breach, Sort};
 use world::{Idle, Place, World, locked};
 
 /// Lines of the runner's log that a breach shows.
 const LOG_LINES_SHOWN: usize = 60;
-/// Design law 10.
-const STOP_MAX: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -53,20 +54,21 @@ fn main() -> ExitCode {
     let begin = Instant::now();
     let tally = run_all(&arguments, begin);
     tally.print(begin.elapsed());
+    let schedules = tally.of(Count::Schedules) as u64;
     if let Some(wanted) = arguments.runs_wanted
-        && (tally.schedules as u64) < wanted
+        && schedules < wanted
     {
-        println!("only {} of {wanted} schedules ran in the time", tally.schedules);
+        println!("only {schedules} of {wanted} schedules ran in the time");
         // A slow machine is no fault; a run that looked at little is no proof.
-        if (tally.schedules as u64) < wanted.div_ceil(2) {
+        if schedules < wanted.div_ceil(2) {
             return ExitCode::FAILURE;
         }
     }
-    if tally.schedules == 0 {
+    if schedules == 0 {
         println!("no schedule ran");
         return ExitCode::FAILURE;
     }
-    if tally.breaches() > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if tally.has_breach() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// Every job takes the next seed until all are run or the time is over.
@@ -89,7 +91,7 @@ fn run_all(arguments: &Arguments, begin: Instant) -> Tally {
                     let schedule = Schedule::generate(seed, arguments.only);
                     let tally = run_one(&mut place, &schedule, arguments);
                     locked(&total).add(&tally);
-                    if arguments.stops_at_first && tally.breaches() > 0 {
+                    if arguments.stops_at_first && tally.has_breach() {
                         gave_up.store(true, Ordering::SeqCst);
                     }
                 }
@@ -101,7 +103,8 @@ fn run_all(arguments: &Arguments, begin: Instant) -> Tally {
 
 fn run_one(place: &mut Place, schedule: &Schedule, arguments: &Arguments) -> Tally {
     let begin = Instant::now();
-    let mut tally = Tally { schedules: 1, ..Tally::default() };
+    let mut tally = Tally::default();
+    tally.count(Count::Schedules, 1);
     let mut log = String::new();
     let done = catch_unwind(AssertUnwindSafe(|| play(place, schedule, &mut tally, &mut log)));
     let breaches = match done {
@@ -114,15 +117,9 @@ fn run_one(place: &mut Place, schedule: &Schedule, arguments: &Arguments) -> Tal
     };
     reap::reap_orphans();
     for breach in &breaches {
-        match breach.sort {
-            Sort::Lost => tally.lost += 1,
-            Sort::Wrong => tally.wrong += 1,
-            Sort::Contradicted => tally.contradicted += 1,
-            Sort::Leaked => tally.leaked += 1,
-            Sort::Other => tally.other += 1,
-        }
+        tally.count(Count::Breaches(breach.sort), 1);
     }
-    tally.failed = usize::from(!breaches.is_empty());
+    tally.count(Count::BreachedSchedules, usize::from(!breaches.is_empty()));
     report(schedule, &tally, &breaches, &log, begin.elapsed(), arguments);
     tally
 }
@@ -155,7 +152,7 @@ fn play(
             world.breach(format!("panicked: {}", text_of(&*panic)));
         }
     });
-    let leaks = settle::check_idle(&world, wanted);
+    let leaks = settle::leaks(&world, wanted);
     stop(&world);
     *log = world.log();
     let mut breaches = verdict::judge(&world, tally);
@@ -192,7 +189,7 @@ fn stop(world: &World<'_>) {
         return;
     }
     match catch_unwind(AssertUnwindSafe(|| daemon.stop())) {
-        Ok(took) if took <= STOP_MAX => {}
+        Ok(took) if took <= kit::STOP_MAX => {}
         Ok(took) => world.breach(format!("SIGTERM at the end took {took:?}")),
         Err(panic) => world.breach(format!("SIGTERM at the end: {}", text_of(&*panic))),
     }

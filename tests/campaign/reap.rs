@@ -7,17 +7,8 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 /// Programs that the kit has started and waits for itself.
-const WAITED_FOR: &[&str] = &[
-    "river-runner",
-    "dockerd",
-    "containerd",
-    "docker",
-    "unshare",
-    "nsenter",
-    "mount",
-    "umount",
-    "cc",
-];
+const WAITED_FOR: &[&str] =
+    &["river-runner", "dockerd", "containerd", "docker", "unshare", "nsenter", "cc"];
 
 pub fn adopt_orphans() {
     let done = nix::sys::prctl::set_child_subreaper(true);

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::kit::{Daemon, Report, call, task_container, wait_until};
+use crate::drive::send_verb;
+use crate::kit::{Daemon, Report, Verdict, call, task_container, wait_until};
 use crate::tasks::Verb;
 use crate::world::{Answer, Idle, TaskNote, World, locked};
 
@@ -49,7 +50,7 @@ fn what_is_left(world: &World<'_>) -> String {
     for task in listed.json["tasks"].as_array().map(Vec::as_slice).unwrap_or_default() {
         left.push(format!("live: {}, {}", task["task_id"], task["status"]));
         if let (true, Some(id)) = (task["status"] == "paused", task["task_id"].as_u64()) {
-            super::drive::send_verb(world, id, Verb::Resume);
+            send_verb(world, id, Verb::Resume);
             // Frozen by a pause that the runner has not seen: the Engine knows.
             let path = format!("/containers/{}/unpause", task_container(id));
             let _ = world.client.try_api("POST", &path, None);
@@ -57,7 +58,7 @@ fn what_is_left(world: &World<'_>) -> String {
     }
     for task in &world.schedule.tasks {
         let note = world.notes().tasks[&task.id].clone();
-        if needs_final(world, &note) && !world.host.reports_of(task.id).iter().any(is_heard_final) {
+        if needs_final(&note) && !world.host.reports_of(task.id).iter().any(is_heard_final) {
             left.push(format!("task {} has no final", task.id));
         }
     }
@@ -73,32 +74,32 @@ fn what_is_left(world: &World<'_>) -> String {
 }
 
 pub fn is_heard_final(report: &Report) -> bool {
-    report.is_final() && report.verdict == crate::kit::Verdict::Accepted
+    report.is_final() && report.verdict == Verdict::Accepted
 }
 
 /// Whether this task must have an outcome at the host: accepted, and nobody ended it.
-pub fn needs_final(world: &World<'_>, note: &TaskNote) -> bool {
-    let _ = world;
+pub fn needs_final(note: &TaskNote) -> bool {
     note.answer == Answer::Accepted
         && note.killed.is_none()
         && !note.kill_unsure
         && !note.user_ended
 }
 
-/// What an idle runner has: looked at until it is no more than `wanted`, or does not shrink.
+/// What an idle runner has: as soon as it is no more than `wanted`, or when its pools have ended.
 pub fn idle(daemon: &Daemon, wanted: Option<Idle>) -> Idle {
     let look = || Idle { threads: daemon.threads(), fds: daemon.fds() };
-    let Some(wanted) = wanted else {
-        std::thread::sleep(IDLE_MAX / 2);
-        return look();
-    };
-    let is_idle = || look().threads <= wanted.threads && look().fds <= wanted.fds;
-    let _ = wait_until(IDLE_MAX, is_idle);
+    match wanted {
+        Some(wanted) => {
+            let is_idle = || look().threads <= wanted.threads && look().fds <= wanted.fds;
+            let _ = wait_until(IDLE_MAX, is_idle);
+        }
+        None => std::thread::sleep(IDLE_MAX / 2),
+    }
     look()
 }
 
-/// A breach for each thread, descriptor or megabyte too many; then SIGTERM.
-pub fn check_idle(world: &World<'_>, wanted: Idle) -> Vec<String> {
+/// What the idle runner has too much of: threads, descriptors, memory.
+pub fn leaks(world: &World<'_>, wanted: Idle) -> Vec<String> {
     let mut leaks = Vec::new();
     let mut daemon = locked(&world.daemon);
     if daemon.has_exited() {

@@ -1,12 +1,14 @@
 //! What the campaign's tasks are: commands whose exit code and output are known to the byte. Each
 //! writes one line to a marker file as the first thing it does, so that a second run shows.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use crate::dice::Dice;
-use crate::kit::image;
+use crate::kit::{execute_body_below, with};
 
 /// Where a task finds the markers: a mount of its own, as every other directory may be full.
 pub const MARKS: &str = "/marks";
@@ -153,31 +155,15 @@ impl Task {
         matches!(self.shape, Shape::OwnRedirection).then_some("inner\nerror\n")
     }
 
-    /// The dispatch as the host sends it; `logs` is the host-side log directory of all tasks.
-    pub fn body(&self, logs: &std::path::Path) -> Value {
-        let log = |name: &str| logs.join(self.id.to_string()).join(name);
-        let variables: serde_json::Map<String, Value> =
-            VARIABLES.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
-        let working_dir = match self.shape {
-            Shape::WorkingDir => MARKS,
-            _ => "/shared",
-        };
-        json!({
-            "task_id": self.id.to_string(),
-            "command": self.command(),
-            "arguments": [],
-            "env_vars": variables,
-            "required_cores": 1,
-            "required_gpus": [],
-            "required_memory_bytes": null,
-            "target_numa_node_id": null,
-            "container_name": null,
-            "registry_image": image("busybox"),
-            "working_dir": working_dir,
-            "stdout_path": log("stdout.log"),
-            "stderr_path": log("stderr.log"),
-            "reserved_ip": null,
-        })
+    /// The dispatch as the host sends it; `logs` is the directory of all tasks' output.
+    pub fn body(&self, logs: &Path) -> Value {
+        let variables: BTreeMap<&str, &str> = VARIABLES.iter().copied().collect();
+        let body = execute_body_below(logs, self.id, &self.command());
+        let body = with(body, json!({ "env_vars": variables }));
+        match self.shape {
+            Shape::WorkingDir => with(body, json!({ "working_dir": MARKS })),
+            _ => body,
+        }
     }
 }
 

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::drive::REFUSAL;
+use crate::fault::Kind;
 use crate::kit::{NETWORK, Report};
-use crate::schedule::Kind;
 use crate::settle::{is_heard_final, needs_final};
-use crate::table::Tally;
+use crate::strike::REFUSAL;
+use crate::table::{Count, Tally};
 use crate::tasks::Task;
 use crate::world::{Answer, Notes, Span, TaskNote, World, locked};
 
@@ -30,11 +30,15 @@ pub struct Breach {
     pub what: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sort {
+    /// Accepted, and without an outcome.
     Lost,
+    /// An outcome, output or number of runs that nothing explains.
     Wrong,
+    /// Two outcomes, or a report after the last word.
     Contradicted,
+    /// Something is there that should be gone.
     Leaked,
     Other,
 }
@@ -82,14 +86,18 @@ impl Judged<'_, '_> {
         let reports = self.world.host.reports_of(self.task.id);
         let finals: Vec<&Report> = reports.iter().filter(|r| is_heard_final(r)).collect();
         let outcomes = different(&finals);
-        tally.tasks += usize::from(self.note.submitted.is_some());
-        tally.accepted += usize::from(self.note.answer == Answer::Accepted);
-        tally.refused += self.note.refusals;
-        tally.finals += usize::from(!finals.is_empty());
-        tally.repeats += finals.len() - outcomes.len().min(finals.len());
-        tally.api_kills += usize::from(self.note.killed.is_some());
-        tally.engine_ends += usize::from(finals.iter().any(|said| names_engine_stop(said)));
-        tally.user_ends += usize::from(self.is_strictly_user_ended());
+        for (what, more) in [
+            (Count::Submitted, usize::from(self.note.submitted.is_some())),
+            (Count::Accepted, usize::from(self.note.answer == Answer::Accepted)),
+            (Count::Refused, self.note.refusals),
+            (Count::Finals, usize::from(!finals.is_empty())),
+            (Count::Repeats, finals.len() - outcomes.len()),
+            (Count::ApiKills, usize::from(self.note.killed.is_some())),
+            (Count::EngineEnds, usize::from(finals.iter().any(|said| names_engine_stop(said)))),
+            (Count::UserEnds, usize::from(self.is_strictly_user_ended())),
+        ] {
+            tally.count(what, more);
+        }
 
         let mut found = |sort, what: String| {
             let what = format!("{}: {what}; {}", self.task, self.story(&reports));
@@ -115,7 +123,7 @@ impl Judged<'_, '_> {
         // What was neither accepted nor refused for sure is whole or absent.
         let may_be_silent =
             self.note.killed.is_some() || self.note.kill_unsure || self.note.user_ended || !exists;
-        if finals.is_empty() && (needs_final(self.world, self.note) || !may_be_silent) {
+        if finals.is_empty() && (needs_final(self.note) || !may_be_silent) {
             found(Sort::Lost, "no outcome at the host".to_owned());
         }
         if let Some(first) = finals.first() {
@@ -163,9 +171,12 @@ impl Judged<'_, '_> {
             return Some(format!("reported {}", said.status));
         }
         let message = said.message.as_deref().unwrap_or_default();
+        if message.is_empty() {
+            return Some(format!("reported failed {:?} without a word", said.exit_code));
+        }
         let signalled = matches!(said.exit_code, Some(129..=159));
         if self.note.removed && (said.exit_code.is_none() || said.exit_code == Some(137)) {
-            return message.is_empty().then(|| "removed, and no word of it".to_owned());
+            return None;
         }
         if self.note.signalled && signalled {
             return None;
@@ -249,7 +260,7 @@ impl Judged<'_, '_> {
     fn record(&self) -> Option<Value> {
         let name = format!("{}.json", self.task.id);
         let read = |under: &str| fs::read(self.world.state_dir.join(under).join(&name)).ok();
-        let content = read("tasks").or_else(|| read("ended"))?;
+        let content = read("tasks").or_else(|| read("untold")).or_else(|| read("ended"))?;
         Some(serde_json::from_slice(&content).unwrap_or(Value::Null))
     }
 

@@ -3,27 +3,26 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
+use crate::fault::Kind;
 use crate::kit::{
-    Address, Client, Daemon, EngineProxy, FakeHost, OwnEngine, StateCalls, test_name,
+    Address, Client, Daemon, EngineProxy, FakeHost, OwnEngine, SmallDisk, StateCalls, test_name,
 };
-use crate::schedule::{Kind, Schedule};
+use crate::runner::Runner;
+use crate::schedule::Schedule;
 use crate::tasks::MARKS;
 
 /// Room for the output of a schedule's tasks (1 MB each at most), so small that filling it is quick.
-const SHARE_SIZE: &str = "size=32m";
+const SHARE_BYTES: usize = 32 << 20;
 /// A record is below 4 kB.
-const STATE_SIZE: &str = "size=1m";
+const STATE_BYTES: usize = 1 << 20;
+/// More than a schedule's tasks make: bytes run out first.
+const DISK_FILES: usize = 10_000;
 
 /// What a job keeps over its schedules.
 pub struct Place {
@@ -32,6 +31,8 @@ pub struct Place {
     /// What an idle runner has, once it has run a task.
     pub idle: Option<Idle>,
     clock_library: PathBuf,
+    share: SmallDisk,
+    state: SmallDisk,
     dir: tempfile::TempDir,
 }
 
@@ -46,14 +47,14 @@ impl Place {
     /// Makes the directories that are file systems of their own, then the Engine, which sees them.
     pub fn make() -> Place {
         let dir = tempfile::Builder::new().prefix("campaign-").tempdir().expect("a directory");
-        let mut place =
-            Place { engine: None, idle: None, clock_library: dir.path().join("clock.so"), dir };
-        for (name, size) in [("share", SHARE_SIZE), ("state", STATE_SIZE)] {
-            let path = place.dir.path().join(name);
+        let disk = |name: &str, bytes| {
+            let path = dir.path().join(name);
             fs::create_dir(&path).expect("a directory");
-            let path = path.to_str().expect("a plain path");
-            run("mount", &["-t", "tmpfs", "-o", size, "tmpfs", path]);
-        }
+            SmallDisk::over(&path, bytes, DISK_FILES)
+        };
+        let (share, state) = (disk("share", SHARE_BYTES), disk("state", STATE_BYTES));
+        let clock_library = dir.path().join("clock.so");
+        let mut place = Place { engine: None, idle: None, clock_library, share, state, dir };
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/campaign/clock.c");
         let library = place.clock_library.to_str().expect("a plain path").to_owned();
         run("cc", &["-O1", "-shared", "-fPIC", "-o", &library, source]);
@@ -68,19 +69,6 @@ impl Place {
 
     fn engine(&self) -> &OwnEngine {
         self.engine.as_ref().expect("an Engine")
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.engine = None;
-        for name in ["share", "state"] {
-            let path = self.dir.path().join(name);
-            let done = Command::new("umount").arg("--lazy").arg(&path).status();
-            if !done.is_ok_and(|status| status.success()) {
-                eprintln!("{} may be left mounted", path.display());
-            }
-        }
     }
 }
 
@@ -100,8 +88,9 @@ pub struct World<'a> {
     pub marks: PathBuf,
     pub state_dir: PathBuf,
     pub local_temp: PathBuf,
-    pub share_root: PathBuf,
-    pub state_root: PathBuf,
+    /// The file systems on which `logs` and, where it is to be full, `state_dir` lie.
+    pub share_disk: &'a SmallDisk,
+    pub state_disk: &'a SmallDisk,
     /// The wall clock's offset, as the runner reads it.
     clock: File,
     /// Where the schedule kills the runner at a call on its state directory.
@@ -175,7 +164,6 @@ impl<'a> World<'a> {
             path
         };
         let (shared, marks) = (fresh("share"), fresh("marks"));
-        let state_root = root.join("state");
         // A file system without a disk only where one is to be full: fsync costs nothing there.
         let is_full_once = schedule.has(Kind::StateDirFull);
         let state = fresh(if is_full_once { "state" } else { "disk" });
@@ -236,8 +224,8 @@ impl<'a> World<'a> {
             logs: shared.join("logs"),
             marks,
             state_dir: state,
-            share_root: root.join("share"),
-            state_root,
+            share_disk: &place.share,
+            state_disk: &place.state,
             clock,
             state_calls,
             notes: Arc::new(Mutex::new(Notes { tasks, ..Notes::default() })),
@@ -273,7 +261,7 @@ impl<'a> World<'a> {
         names
     }
 
-    /// The runner's log without what a reader does not look for.
+    /// What the runner has said, over all its lives.
     pub fn log(&self) -> String {
         locked(&self.daemon).log()
     }
@@ -304,81 +292,6 @@ impl Span {
     pub fn since(begin: Instant) -> Span {
         Span { begin, end: Instant::now() }
     }
-}
-
-/// Which process is the runner, so that any thread may kill it and none kills another.
-#[derive(Default)]
-pub struct Runner {
-    life: Mutex<Life>,
-}
-
-#[derive(Default)]
-struct Life {
-    pid: Option<Pid>,
-    killed: bool,
-    terminated: Option<Instant>,
-    /// Set when the schedule is over: nobody starts it again.
-    is_over: bool,
-}
-
-/// How a life of the runner ended.
-pub struct End {
-    pub killed: bool,
-    pub terminated: Option<Duration>,
-}
-
-impl Runner {
-    /// SIGKILL. False when it was not alive.
-    pub fn kill(&self) -> bool {
-        let mut life = locked(&self.life);
-        life.killed |= life.pid.is_some();
-        life.pid.is_some_and(|pid| kill(pid, Signal::SIGKILL) != Err(Errno::ESRCH))
-    }
-
-    /// SIGTERM. False when it was not alive.
-    pub fn terminate(&self) -> bool {
-        let mut life = locked(&self.life);
-        if life.pid.is_some() {
-            life.terminated.get_or_insert_with(Instant::now);
-        }
-        life.pid.is_some_and(|pid| kill(pid, Signal::SIGTERM) != Err(Errno::ESRCH))
-    }
-
-    pub fn launch(&self, daemon: &mut Daemon) {
-        let mut life = locked(&self.life);
-        daemon.launch();
-        *life = Life { pid: Some(Pid::from_raw(daemon.pid())), ..Life::default() };
-    }
-
-    /// Reaps the process if it has ended. Under the lock: until then its number is nobody else's.
-    pub fn reap(&self, daemon: &mut Daemon) -> Option<(End, Option<i32>, Option<i32>)> {
-        let mut life = locked(&self.life);
-        life.pid?;
-        if !daemon.has_exited() {
-            return None;
-        }
-        let (code, signal) = daemon.wait_exit(Duration::ZERO);
-        let end =
-            End { killed: life.killed, terminated: life.terminated.map(|since| since.elapsed()) };
-        life.pid = None;
-        Some((end, code, signal))
-    }
-
-    pub fn is_over(&self) -> bool {
-        locked(&self.life).is_over
-    }
-
-    pub fn set_over(&self) {
-        locked(&self.life).is_over = true;
-    }
-}
-
-/// Fills a file system up to its last byte; removing the file frees it.
-pub fn fill(file_system: &Path) -> PathBuf {
-    let path = file_system.join("filler");
-    let mut file = File::create(&path).expect("a filler");
-    while file.write_all(&[0; 4096]).is_ok() {}
-    path
 }
 
 fn run(program: &str, arguments: &[&str]) {

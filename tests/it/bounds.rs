@@ -97,7 +97,7 @@ fn beyond_the_bound_on_live_tasks_an_accept_is_503_with_a_time_to_come_again() {
     daemon.kill9();
     let file = |id: u64| daemon.state_dir().join("tasks").join(format!("{id}.json"));
     let record: Value = serde_json::from_slice(&fs::read(file(template)).unwrap()).unwrap();
-    /// `TASKS_LIVE_MAX`.
+    /// `TASKS_ACTIVE_MAX`.
     const LIVE_MAX: u64 = 20_000;
     (1..LIVE_MAX)
         .for_each(|n| fs::write(file(template + n), as_task(&record, template + n)).unwrap());

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::kit::{
     Behaviour, Daemon, EngineProxy, FakeHost, OwnEngine, Report, SOON, call, execute, execute_body,
-    image, task_container, unique_id, wait_until, with,
+    image, running, task_container, unique_id, wait_until, with,
 };
 
 /// A loaded machine, an Engine that has just started, and tasks that wait for it.
@@ -23,14 +23,6 @@ const AT_THE_SIGN: &str = "while ! test -e /shared/go; do sleep 0.1; done; exit 
 
 fn node_of(host: &FakeHost, engine: &OwnEngine) -> Daemon {
     Daemon::builder().host(host).own_engine(engine).start()
-}
-
-/// Dispatches a task, and returns once its container runs.
-#[track_caller]
-fn running(daemon: &Daemon, command: &str) -> u64 {
-    let id = execute(daemon, command);
-    daemon.wait_status(id, "running");
-    id
 }
 
 /// The task's final, which must be the only one.

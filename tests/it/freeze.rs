@@ -6,15 +6,8 @@ use serde_json::json;
 
 use crate::kit::{
     Behaviour, Daemon, EngineProxy, FakeHost, SOON, container_status, docker, execute_body, image,
-    inspect, remove_container, task_container, test_name, unique_id, wait_until,
+    inspect, remove_container, running, task_container, test_name, unique_id, wait_until,
 };
-
-/// A task that runs, and its id.
-fn running(daemon: &Daemon, command: &str) -> u64 {
-    let id = daemon.submit(&execute_body(daemon, unique_id(), command));
-    daemon.wait_status(id, "running");
-    id
-}
 
 fn state(id: u64) -> Option<String> {
     container_status(&task_container(id))

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::kit::{
     Daemon, FakeHost, Fault, SOON, SmallDisk, container_status, docker, execute, execute_body,
-    image, task_container, unique_id, wait_until,
+    image, running, task_container, unique_id, wait_until,
 };
 
 /// Room for a few dozen records, which take a page each, and soon full.
@@ -28,29 +28,6 @@ fn on_small_disk(host: &FakeHost, key: &str) -> (Daemon, SmallDisk) {
     daemon.launch();
     daemon.wait_healthy();
     (daemon, disk)
-}
-
-#[track_caller]
-fn running(daemon: &Daemon, command: &str) -> u64 {
-    let id = execute(daemon, command);
-    daemon.wait_status(id, "running");
-    id
-}
-
-fn warnings(daemon: &Daemon) -> String {
-    daemon.get("/health").expect(200).json["warnings"].to_string()
-}
-
-#[track_caller]
-fn wait_warning(daemon: &Daemon, about: &str) {
-    let told = wait_until(SOON, || warnings(daemon).contains(about));
-    assert!(told, "nothing about {about:?} in {}", warnings(daemon));
-}
-
-#[track_caller]
-fn wait_well(daemon: &Daemon) {
-    let well = wait_until(SOON, || warnings(daemon) == "[]");
-    assert!(well, "still {}", warnings(daemon));
 }
 
 /// Names in the directory of live records.
@@ -77,16 +54,16 @@ fn full_state_directory_accepts_nothing(fill: Fill) {
     assert!(detail.contains("state directory"), "{detail}");
     assert!(detail.contains("No space left on device"), "{detail}");
     assert!(detail.contains("make room"), "{detail}");
-    assert!(warnings(&daemon).contains("No space left on device"), "{}", warnings(&daemon));
+    assert!(daemon.warnings().contains("No space left on device"), "{}", daemon.warnings());
     assert_eq!(records(&daemon), Vec::<String>::new());
     // Also for a runner that starts on it, and knows nothing of the task.
     daemon.restart();
-    wait_warning(&daemon, "No space left on device");
+    daemon.wait_warning("No space left on device");
     daemon.get(&format!("/api/tasks/{id}")).expect(404);
     daemon.post("/api/execute", &body).expect(503);
     // Room is noticed without a task, and then the same task is welcome.
     disk.make_room();
-    wait_well(&daemon);
+    daemon.wait_well();
     daemon.submit(&body);
     assert_eq!(host.wait_final(id, SOON).exit_code, Some(3));
     assert_eq!(host.reports_of(id).iter().filter(|report| report.is_final()).count(), 1);
@@ -110,7 +87,7 @@ fn outcomes_wait_for_room(fill: Fill) {
     fill(&disk);
     assert!(wait_until(SOON, || tasks.iter().all(|(id, _)| has_exited(*id))));
     std::thread::sleep(NOT_TOLD_FOR);
-    wait_warning(&daemon, "No space left on device");
+    daemon.wait_warning("No space left on device");
     let beat = host.wait_beats(1, SOON);
     for (id, _) in tasks {
         assert!(host.reports_of(id).iter().all(|report| !report.is_final()));
@@ -124,7 +101,7 @@ fn outcomes_wait_for_room(fill: Fill) {
         daemon.wait_over(id);
     }
     assert!(wait_until(SOON, || records(&daemon).is_empty()), "{:?}", records(&daemon));
-    wait_well(&daemon);
+    daemon.wait_well();
     assert_eq!(host.take_breaches(), Vec::<String>::new());
 }
 
@@ -217,9 +194,9 @@ fn task_whose_log_files_find_no_room_fails_with_the_directory_and_the_remedy() {
     assert!(message.contains(daemon.setting("shared_dir")), "{message}");
     assert!(message.contains("No space left on device"), "{message}");
     assert!(message.contains("make room"), "{message}");
-    wait_warning(&daemon, "is full of files");
+    daemon.wait_warning("is full of files");
     disk.make_room();
-    wait_well(&daemon);
+    daemon.wait_well();
     let id = execute(&daemon, "exit 3");
     assert_eq!(host.wait_final(id, SOON).exit_code, Some(3));
 }
@@ -253,7 +230,7 @@ fn task_that_fills_the_share_ends_as_it_would_under_the_shell() {
         assert_eq!(host.wait_final(id, SOON).exit_code, Some(code));
         daemon.wait_over(id);
     }
-    wait_warning(&daemon, "is full of bytes");
+    daemon.wait_warning("is full of bytes");
     // It can be read what there was room for.
     let [(first, _), ..] = ids;
     daemon.get(&format!("/api/tasks/{first}/logs")).expect(200);

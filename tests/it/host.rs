@@ -10,17 +10,13 @@ use serde_json::{Value, json};
 
 use crate::kit::{
     Address, Behaviour, Daemon, EngineProxy, FakeHost, Fault, SOON, Verdict, call,
-    container_exists, execute, execute_body, task_container, unique_id, wait_until,
+    container_exists, execute, execute_body, node_of, task_container, unique_id, wait_until,
 };
 
 /// What a call takes that waits for nobody, on a loaded machine; every fault here lasts longer.
 const AT_ONCE: Duration = Duration::from_secs(2);
 /// The longest pauses of the outbox and of registering (10 and 15 s), and a call's deadline.
 const AFTER_AN_OUTAGE: Duration = Duration::from_secs(45);
-
-fn node_of(host: &FakeHost) -> Daemon {
-    Daemon::builder().host(host).start()
-}
 
 fn reports_fail(host: &FakeHost) {
     host.fail_next(usize::MAX, "POST /api/update", Fault::Status(500));

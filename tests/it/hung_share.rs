@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::kit::{
-    Daemon, FakeHost, HungShare, Response, SOON, call, execute, execute_body, unique_id, wait_until,
+    Daemon, FakeHost, HungShare, Response, SOON, STOP_MAX, call, execute, execute_body, unique_id,
+    wait_until,
 };
 
 /// What a caller of a row that needs the share waits at most, and what the door and a loaded machine
@@ -28,8 +29,6 @@ const FILES_THREADS: usize = 8;
 const MORE_TASKS_THAN_FILES_THREADS: usize = 12;
 /// A thread without work ends after 2 s.
 const POOLS_REST: Duration = Duration::from_secs(4);
-/// Design law 10.
-const STOP_MAX: Duration = Duration::from_secs(2);
 
 /// A runner that has never seen its share answer.
 #[track_caller]
@@ -46,23 +45,6 @@ fn hung_from_the_start(host: &FakeHost) -> (Daemon, HungShare) {
 #[track_caller]
 fn many_tasks(daemon: &Daemon) -> Vec<u64> {
     (0..MORE_TASKS_THAN_FILES_THREADS).map(|_| execute(daemon, "echo word; exit 3")).collect()
-}
-
-fn warnings(daemon: &Daemon) -> String {
-    daemon.get("/health").expect(200).json["warnings"].to_string()
-}
-
-#[track_caller]
-fn wait_warning(daemon: &Daemon, about: &str) {
-    let told = wait_until(SOON, || warnings(daemon).contains(about));
-    assert!(told, "nothing about {about:?} in {}", warnings(daemon));
-    assert_eq!(daemon.get("/health").json["status"], "degraded");
-}
-
-#[track_caller]
-fn wait_well(daemon: &Daemon) {
-    let well = wait_until(SOON, || warnings(daemon) == "[]");
-    assert!(well, "still {}", warnings(daemon));
 }
 
 fn timed(call: impl FnOnce() -> Response) -> (Response, Duration) {
@@ -139,12 +121,12 @@ fn tasks_that_wait_for_a_hung_share_go_on_when_it_is_back() {
     let host = FakeHost::start();
     let (daemon, share) = hung_from_the_start(&host);
     let ids = many_tasks(&daemon);
-    wait_warning(&daemon, "does not answer");
+    daemon.wait_warning("does not answer");
     assert!(wait_until(SOON, || daemon.log().contains("does not answer")));
     assert!(ids.iter().all(|&id| daemon.task(id)["status"] == "pending"));
     share.heal();
     ids.iter().for_each(|&id| assert_ended_right(&host, &daemon, id));
-    wait_well(&daemon);
+    daemon.wait_well();
     assert!(daemon.log().contains("answers again"));
 }
 
@@ -173,7 +155,7 @@ fn health_and_heartbeats_are_as_ever_while_the_share_hangs() {
     let host = FakeHost::start();
     let (mut daemon, _share) = hung_from_the_start(&host);
     many_tasks(&daemon);
-    wait_warning(&daemon, "does not answer");
+    daemon.wait_warning("does not answer");
     host.wait_beats(1, SOON);
     let beats_before = host.beats().len();
     let end = Instant::now() + WHILE;
@@ -236,7 +218,7 @@ fn tasks_that_run_when_the_share_hangs_end_with_their_true_codes() {
     let (threads, fds) = (daemon.threads(), daemon.fds());
     let share = HungShare::over(daemon.shared_dir());
     let waiting = many_tasks(&daemon);
-    wait_warning(&daemon, "does not answer");
+    daemon.wait_warning("does not answer");
     let (answer, took) = timed(|| daemon.control("kill", killed));
     answer.expect(200);
     assert!(took <= AT_ONCE, "{took:?}");
@@ -260,7 +242,7 @@ fn runner_stops_in_time_while_the_share_hangs_and_the_next_goes_on() {
     let host = FakeHost::start();
     let (mut daemon, share) = hung_from_the_start(&host);
     let ids = many_tasks(&daemon);
-    wait_warning(&daemon, "does not answer");
+    daemon.wait_warning("does not answer");
     // Readers that wait are told, and hold up nothing.
     let readers = ["", "?follow=1"].map(|how| {
         let (address, path) = (daemon.address(), format!("/api/tasks/{}/logs{how}", ids[0]));
@@ -286,13 +268,13 @@ fn share_that_is_not_mounted_is_told_in_health_until_it_is() {
     fs::remove_dir(daemon.shared_dir()).expect("an empty directory");
     daemon.launch();
     daemon.wait_healthy();
-    wait_warning(&daemon, "is no directory on this node: mount the share");
-    assert!(warnings(&daemon).contains(daemon.setting("shared_dir")));
+    daemon.wait_warning("is no directory on this node: mount the share");
+    assert!(daemon.warnings().contains(daemon.setting("shared_dir")));
     fs::create_dir(daemon.shared_dir()).expect("a directory");
-    wait_well(&daemon);
+    daemon.wait_well();
     // It may go at any time.
     fs::remove_dir(daemon.shared_dir()).expect("an empty directory");
-    wait_warning(&daemon, "is no directory on this node: mount the share");
+    daemon.wait_warning("is no directory on this node: mount the share");
 }
 
 #[test]
@@ -300,15 +282,15 @@ fn share_that_broke_fails_what_waits_with_its_own_error_and_nothing_else() {
     let host = FakeHost::start();
     let (daemon, mut share) = hung_from_the_start(&host);
     let id = execute(&daemon, "true");
-    wait_warning(&daemon, "does not answer");
+    daemon.wait_warning("does not answer");
     share.break_down();
     let report = host.wait_final(id, SOON);
     let message = report.message.expect("a message");
     assert_eq!(report.status, "failed");
     assert!(message.contains(daemon.setting("shared_dir")), "{message}");
-    wait_warning(&daemon, "os error");
+    daemon.wait_warning("os error");
     drop(share);
-    wait_well(&daemon);
+    daemon.wait_well();
     let id = daemon.submit(&execute_body(&daemon, unique_id(), "exit 4"));
     assert_eq!(host.wait_final(id, SOON).exit_code, Some(4));
 }

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use crate::kit::{
     Behaviour, Daemon, EngineProxy, FakeHost, Fault, SOON, container_exists, container_status,
-    docker, execute_body, image, inspect, remove_container, task_container, test_name, unique_id,
-    wait_until, with,
+    docker, execute_body, image, inspect, remove_container, running, task_container, test_name,
+    unique_id, wait_until, with,
 };
 
 /// What the issue promises between the kill's answer and the container's end at the Engine.
@@ -16,13 +16,6 @@ const EFFECT_MAX: Duration = Duration::from_secs(1);
 
 /// Two heartbeats of the tests' configuration: a report that was to come would have come.
 const QUIET: Duration = Duration::from_secs(2);
-
-/// A task that runs `sleep`, and its id.
-fn running(daemon: &Daemon) -> u64 {
-    let id = daemon.submit(&execute_body(daemon, unique_id(), "sleep 1000"));
-    daemon.wait_status(id, "running");
-    id
-}
 
 /// Kills and asserts that the container does not run any more within the promised second.
 #[track_caller]
@@ -42,7 +35,7 @@ fn kill_within_a_second(daemon: &Daemon, id: u64) {
 #[test]
 fn running_task_ends_within_a_second_and_leaves_nothing() {
     let daemon = Daemon::start();
-    let id = running(&daemon);
+    let id = running(&daemon, "sleep 1000");
     kill_within_a_second(&daemon, id);
     let task = daemon.wait_over(id);
     assert_eq!((&task["status"], &task["exit_code"]), (&json!("killed"), &json!(137)));
@@ -53,7 +46,7 @@ fn running_task_ends_within_a_second_and_leaves_nothing() {
 fn host_hears_nothing_after_a_kill_and_the_heartbeat_forgets_the_task() {
     let host = FakeHost::start();
     let daemon = Daemon::builder().host(&host).start();
-    let id = running(&daemon);
+    let id = running(&daemon, "sleep 1000");
     host.wait_status(id, "running", SOON);
     // As the host does it: its own record first, then the call (contract rule 8).
     host.set_status(id, "killed");
@@ -69,7 +62,7 @@ fn host_hears_nothing_after_a_kill_and_the_heartbeat_forgets_the_task() {
 #[test]
 fn paused_task_ends_within_a_second() {
     let daemon = Daemon::start();
-    let id = running(&daemon);
+    let id = running(&daemon, "sleep 1000");
     daemon.control("pause", id).expect(200);
     assert_eq!(container_status(&task_container(id)).as_deref(), Some("paused"));
     kill_within_a_second(&daemon, id);
@@ -80,7 +73,7 @@ fn paused_task_ends_within_a_second() {
 fn second_kill_is_200_while_the_first_is_under_way() {
     let proxy = EngineProxy::start();
     let daemon = Daemon::builder().engine(&proxy).start();
-    let id = running(&daemon);
+    let id = running(&daemon, "sleep 1000");
     proxy.on("POST", "/containers/*/kill", Behaviour::Hang);
     daemon.control("kill", id).expect(200);
     proxy.wait_held(1, SOON);
@@ -94,7 +87,7 @@ fn second_kill_is_200_while_the_first_is_under_way() {
 fn kill_whose_call_to_the_engine_is_lost_is_made_again() {
     let proxy = EngineProxy::start();
     let daemon = Daemon::builder().engine(&proxy).start();
-    let id = running(&daemon);
+    let id = running(&daemon, "sleep 1000");
     proxy.on_nth(1, "POST", "/containers/*/kill", Behaviour::Die);
     daemon.control("kill", id).expect(200);
     assert_eq!(daemon.wait_over(id)["status"], "killed");
@@ -205,7 +198,7 @@ fn kill_of_a_task_that_is_over_is_404() {
 #[test]
 fn kill_of_a_task_that_was_killed_is_404_once_it_is_over() {
     let daemon = Daemon::start();
-    let id = running(&daemon);
+    let id = running(&daemon, "sleep 1000");
     daemon.control("kill", id).expect(200);
     daemon.wait_over(id);
     daemon.control("kill", id).expect(404);
@@ -238,7 +231,7 @@ fn kill_of_an_unknown_id_is_404() {
 #[test]
 fn kill_takes_the_id_as_text_and_needs_a_container_name() {
     let daemon = Daemon::start();
-    let id = running(&daemon);
+    let id = running(&daemon, "sleep 1000");
     let body = json!({ "task_id": id });
     let refused = daemon.post("/api/kill", &body).expect(422);
     assert_eq!(refused.json["detail"][0]["loc"], json!(["body", "container_name"]));
@@ -252,7 +245,7 @@ fn kill_believes_its_record_and_not_the_name_in_the_body() {
     let daemon = Daemon::start();
     let bystander = test_name("bystander");
     docker(&["run", "--detach", "--name", &bystander, &image("busybox"), "sleep", "1000"]);
-    let id = running(&daemon);
+    let id = running(&daemon, "sleep 1000");
     let body = json!({ "task_id": id, "container_name": bystander });
     daemon.post("/api/kill", &body).expect(200);
     assert_eq!(daemon.wait_over(id)["status"], "killed");
@@ -264,7 +257,7 @@ fn kill_believes_its_record_and_not_the_name_in_the_body() {
 #[test]
 fn kill_ends_that_task_and_no_other() {
     let daemon = Daemon::start();
-    let (other, id) = (running(&daemon), running(&daemon));
+    let (other, id) = (running(&daemon, "sleep 1000"), running(&daemon, "sleep 1000"));
     daemon.control("kill", id).expect(200);
     daemon.wait_over(id);
     assert_eq!(container_status(&task_container(other)).as_deref(), Some("running"));
@@ -284,7 +277,7 @@ const PATIENT_THREADS: usize = 16;
 fn sixty_four_hanging_creates_do_not_keep_a_kill_from_its_effect() {
     let proxy = EngineProxy::start();
     let daemon = Daemon::builder().engine(&proxy).start();
-    let id = running(&daemon);
+    let id = running(&daemon, "sleep 1000");
     proxy.on("POST", "/containers/create", Behaviour::Hang);
     for _ in 0..HANGING {
         daemon.submit(&execute_body(&daemon, unique_id(), "true"));
@@ -298,7 +291,7 @@ fn sixty_four_hanging_creates_do_not_keep_a_kill_from_its_effect() {
 fn sixty_four_hanging_pulls_do_not_keep_a_kill_from_its_effect() {
     let proxy = EngineProxy::start();
     let daemon = Daemon::builder().engine(&proxy).start();
-    let id = running(&daemon);
+    let id = running(&daemon, "sleep 1000");
     proxy.on("POST", "/images/create", Behaviour::Hang);
     for number in 0..HANGING {
         let reference = format!("127.0.0.1:1/river-test/none-{number}:latest");

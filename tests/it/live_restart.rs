@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::kit::{
-    Address, Daemon, FakeHost, SOON, call, execute, execute_body, unique_id, wait_until, with,
+    Address, Daemon, FakeHost, SOON, call, doomed_body, execute, unique_id, wait_until,
 };
 
 const AFTER_AN_OUTAGE: Duration = Duration::from_secs(40);
@@ -38,12 +38,6 @@ impl Seen {
     fn failures(&self, kind: ErrorKind) -> usize {
         self.failures.lock().unwrap().get(&kind).copied().unwrap_or_default()
     }
-}
-
-/// A task that ends without a container, so that many can be handed in.
-fn doomed_body(daemon: &Daemon, id: u64) -> Value {
-    let environment = json!({ "registry_image": null, "container_name": "no-such-environment" });
-    with(execute_body(daemon, id, "true"), environment)
 }
 
 /// Hands in one task after the other until told to stop, each until it is answered.

@@ -37,6 +37,7 @@ mod kill;
 /// What tests are made of, shared with the campaign.
 #[path = "../kit/mod.rs"]
 mod kit;
+/// The kit itself: that its fakes keep their peers' rules and that each of its faults is one.
 mod kit_selftest;
 /// What a runner keeps of tasks that are over.
 mod leaks;

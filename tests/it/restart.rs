@@ -11,29 +11,14 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::kit::{
-    Behaviour, Daemon, EngineProxy, FakeHost, Fault, SOON, container_exists, container_status,
-    docker, execute, execute_body, image, remove_container, task_container, test_name, unique_id,
-    wait_until,
+    Behaviour, Daemon, EngineProxy, FakeHost, Fault, SOON, STOP_MAX, container_exists,
+    container_status, docker, execute, execute_body, image, node_of, remove_container,
+    task_container, test_name, told_running, unique_id, wait_until,
 };
 
-/// Design law 10, for a stop that has nothing to wait for and for one that has.
-const STOP_MAX: Duration = Duration::from_secs(2);
 /// Pauses of the outbox and of the Engine's event stream, after an outage of seconds.
 const AFTER_AN_OUTAGE: Duration = Duration::from_secs(30);
 const SIGKILL: i32 = 9;
-
-fn node_of(host: &FakeHost) -> Daemon {
-    Daemon::builder().host(host).start()
-}
-
-/// Dispatches a task, and returns once its container runs and the host has been told.
-#[track_caller]
-fn running(host: &FakeHost, daemon: &Daemon, command: &str) -> u64 {
-    let id = execute(daemon, command);
-    daemon.wait_status(id, "running");
-    host.wait_status(id, "running", SOON);
-    id
-}
 
 /// A command that leaves a line for each time it ran, and ends with 3.
 const MARKING: &str = "echo ran >>/shared/runs; sleep 1; exit 3";
@@ -48,17 +33,13 @@ fn has_ended(container: &str) -> bool {
     container_status(container).as_deref() == Some("exited")
 }
 
-fn record_file(daemon: &Daemon, id: u64) -> std::path::PathBuf {
-    daemon.state_dir().join("tasks").join(format!("{id}.json"))
-}
-
 // ── the runner dies ──────────────────────────────────────────────────────────────────────────
 
 #[test]
 fn task_that_runs_through_a_kill_of_the_runner_ends_with_its_true_code() {
     let host = FakeHost::start();
     let mut daemon = node_of(&host);
-    let id = running(&host, &daemon, "sleep 4; exit 5");
+    let id = told_running(&host, &daemon, "sleep 4; exit 5");
     daemon.kill9();
     daemon.restart();
     let last = host.wait_final(id, AFTER_AN_OUTAGE);
@@ -74,7 +55,7 @@ fn task_that_runs_through_a_kill_of_the_runner_ends_with_its_true_code() {
 fn task_that_ended_while_no_runner_was_there_ends_with_its_true_code() {
     let host = FakeHost::start();
     let mut daemon = node_of(&host);
-    let id = running(&host, &daemon, "sleep 1; echo said; exit 6");
+    let id = told_running(&host, &daemon, "sleep 1; echo said; exit 6");
     daemon.kill9();
     assert!(wait_until(SOON, || has_ended(&task_container(id))));
     let restarted_at = chrono::Local::now().format("%Y-%m-%dT%H:%M:%S%.6f").to_string();
@@ -92,7 +73,7 @@ fn task_that_ended_while_no_runner_was_there_ends_with_its_true_code() {
 fn end_that_is_neither_told_nor_listed_yet_when_the_runner_starts_is_found_soon() {
     let (host, engine) = (FakeHost::start(), EngineProxy::start());
     let mut daemon = Daemon::builder().host(&host).engine(&engine).start();
-    let id = running(&host, &daemon, "sleep 2; exit 5");
+    let id = told_running(&host, &daemon, "sleep 2; exit 5");
     let filter = format!("%7B%22name%22%3A%5B%22{}%22%5D%7D", task_container(id));
     let stale = crate::kit::api("GET", &format!("/containers/json?filters={filter}"), None);
     assert_eq!(stale.json[0]["State"], "running");
@@ -138,7 +119,7 @@ fn paused_task_is_found_paused_and_a_kill_reaches_it() {
 fn kill_that_was_answered_holds_when_the_runner_dies_before_it_took_effect() {
     let (host, engine) = (FakeHost::start(), EngineProxy::start());
     let mut daemon = Daemon::builder().host(&host).engine(&engine).start();
-    let id = running(&host, &daemon, "sleep 60");
+    let id = told_running(&host, &daemon, "sleep 60");
     engine.on("POST", "/containers/*/kill", Behaviour::Hang);
     daemon.control("kill", id).expect(200);
     engine.wait_calls("POST /containers/*/kill", 1, SOON);
@@ -170,7 +151,7 @@ fn task_survives_a_kill_at(
     assert_eq!((last.status.as_str(), last.exit_code), ("failed", Some(3)));
     assert_eq!(runs(&daemon), 1);
     assert!(wait_until(SOON, || daemon.containers().is_empty()));
-    assert!(wait_until(SOON, || !record_file(&daemon, id).exists()));
+    assert!(wait_until(SOON, || !daemon.record_path(id).exists()));
 }
 
 #[test]
@@ -267,7 +248,7 @@ fn runner_killed_right_after_its_answer_runs_the_task_once() {
 fn stop_leaves_containers_running_and_the_next_start_goes_on() {
     let host = FakeHost::start();
     let mut daemon = node_of(&host);
-    let id = running(&host, &daemon, "sleep 5; exit 9");
+    let id = told_running(&host, &daemon, "sleep 5; exit 9");
     let took = daemon.stop();
     assert!(took < STOP_MAX, "stopped after {took:?}");
     assert_eq!(container_status(&task_container(id)).as_deref(), Some("running"));
@@ -336,14 +317,14 @@ fn answer_follows_the_sync_of_the_record_and_of_its_name() {
 fn files_that_are_no_records_are_set_aside_and_the_others_go_on() {
     let host = FakeHost::start();
     let mut daemon = node_of(&host);
-    let id = running(&host, &daemon, "sleep 5; exit 5");
+    let id = told_running(&host, &daemon, "sleep 5; exit 5");
     daemon.kill9();
-    let whole = fs::read(record_file(&daemon, id)).unwrap();
+    let whole = fs::read(daemon.record_path(id)).unwrap();
     let (empty, half, other) = (unique_id(), unique_id(), unique_id());
-    fs::write(record_file(&daemon, empty), "").unwrap();
-    fs::write(record_file(&daemon, half), &whole[..whole.len() / 2]).unwrap();
+    fs::write(daemon.record_path(empty), "").unwrap();
+    fs::write(daemon.record_path(half), &whole[..whole.len() / 2]).unwrap();
     // A whole record under another's name.
-    fs::write(record_file(&daemon, other), &whole).unwrap();
+    fs::write(daemon.record_path(other), &whole).unwrap();
     let unfinished = daemon.state_dir().join("tasks").join(format!("{half}.json.new"));
     fs::write(&unfinished, "{").unwrap();
     daemon.restart();
@@ -360,7 +341,7 @@ fn files_that_are_no_records_are_set_aside_and_the_others_go_on() {
 fn state_directory_emptied_under_a_running_task_is_rebuilt_from_its_container() {
     let host = FakeHost::start();
     let mut daemon = node_of(&host);
-    let id = running(&host, &daemon, "sleep 4; echo said; exit 5");
+    let id = told_running(&host, &daemon, "sleep 4; echo said; exit 5");
     daemon.stop();
     fs::remove_dir_all(daemon.state_dir()).unwrap();
     daemon.restart();
@@ -388,7 +369,7 @@ fn state_directory_emptied_after_the_end_is_rebuilt_from_the_container() {
 fn records_deleted_while_the_runner_runs_do_not_lose_the_outcome() {
     let host = FakeHost::start();
     let daemon = node_of(&host);
-    let id = running(&host, &daemon, "sleep 2; exit 5");
+    let id = told_running(&host, &daemon, "sleep 2; exit 5");
     fs::remove_dir_all(daemon.state_dir().join("tasks")).unwrap();
     assert_eq!(host.wait_final(id, SOON).exit_code, Some(5));
 }
@@ -412,7 +393,7 @@ fn task_refused_for_a_directory_that_does_not_sync_is_not_found_after_a_restart(
 fn state_directory_that_refuses_writes_is_said_and_the_outcome_waits_for_it() {
     let host = FakeHost::start();
     let daemon = node_of(&host);
-    let id = running(&host, &daemon, "sleep 2; exit 5");
+    let id = told_running(&host, &daemon, "sleep 2; exit 5");
     let (tasks, aside) = (daemon.state_dir().join("tasks"), daemon.path("aside"));
     // A file in a directory's place refuses also root.
     fs::rename(&tasks, &aside).unwrap();
@@ -535,7 +516,7 @@ fn container_of_another_node_with_the_tasks_name_fails_the_task_and_runs_on() {
 fn container_removed_behind_our_back_fails_the_task_with_a_message() {
     let host = FakeHost::start();
     let daemon = node_of(&host);
-    let id = running(&host, &daemon, "sleep 60");
+    let id = told_running(&host, &daemon, "sleep 60");
     remove_container(&task_container(id));
     let last = host.wait_final(id, SOON);
     assert_eq!(last.status, "failed");
@@ -547,7 +528,7 @@ fn container_removed_behind_our_back_fails_the_task_with_a_message() {
 fn container_removed_while_no_runner_was_there_fails_the_task_with_a_message() {
     let host = FakeHost::start();
     let mut daemon = node_of(&host);
-    let id = running(&host, &daemon, "sleep 60");
+    let id = told_running(&host, &daemon, "sleep 60");
     daemon.kill9();
     remove_container(&task_container(id));
     daemon.restart();
@@ -562,7 +543,7 @@ fn container_removed_while_no_runner_was_there_fails_the_task_with_a_message() {
 fn end_that_the_event_stream_missed_is_found_when_it_is_open_again() {
     let (host, engine) = (FakeHost::start(), EngineProxy::start());
     let daemon = Daemon::builder().host(&host).engine(&engine).start();
-    let id = running(&host, &daemon, "sleep 2; exit 5");
+    let id = told_running(&host, &daemon, "sleep 2; exit 5");
     engine.on("GET", "/events", Behaviour::Die);
     engine.cut("GET /events");
     assert!(wait_until(SOON, || has_ended(&task_container(id))));
@@ -575,7 +556,7 @@ fn end_that_the_event_stream_missed_is_found_when_it_is_open_again() {
 fn end_during_an_outage_of_the_engine_is_found_with_its_true_code() {
     let (host, engine) = (FakeHost::start(), EngineProxy::start());
     let daemon = Daemon::builder().host(&host).engine(&engine).start();
-    let id = running(&host, &daemon, "sleep 2; exit 5");
+    let id = told_running(&host, &daemon, "sleep 2; exit 5");
     engine.down();
     assert!(wait_until(SOON, || has_ended(&task_container(id))));
     engine.up();
@@ -600,7 +581,7 @@ fn task_accepted_during_an_outage_of_the_engine_runs_once_it_is_back() {
 fn runner_that_starts_without_an_engine_takes_up_its_tasks_when_there_is_one() {
     let (host, engine) = (FakeHost::start(), EngineProxy::start());
     let mut daemon = Daemon::builder().host(&host).engine(&engine).start();
-    let id = running(&host, &daemon, "sleep 2; exit 5");
+    let id = told_running(&host, &daemon, "sleep 2; exit 5");
     daemon.kill9();
     engine.down();
     daemon.restart();

@@ -8,35 +8,23 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::kit::{
-    Behaviour, Daemon, EngineProxy, FakeHost, Fault, SOON, container_status, execute, execute_body,
-    task_container, unique_id, wait_until, with,
+    Behaviour, Daemon, EngineProxy, FakeHost, Fault, SOON, STOP_MAX, container_status, doomed_body,
+    execute, execute_body, node_of, task_container, unique_id, wait_until,
 };
 
-/// Law 10.
-const STOP_MAX: Duration = Duration::from_secs(2);
 /// Pauses of the outbox and of the Engine's event stream, after an outage of seconds.
 const AFTER_AN_OUTAGE: Duration = Duration::from_secs(40);
 /// Time to be in the middle of what was begun.
 const A_MOMENT: Duration = Duration::from_millis(100);
 const SIGTERM: i32 = 15;
 
-fn node_of(host: &FakeHost) -> Daemon {
-    Daemon::builder().host(host).start()
-}
-
 #[track_caller]
 fn stops_in_time(daemon: &mut Daemon) {
     let took = daemon.stop();
     assert!(took < STOP_MAX, "stopped after {took:?}");
-}
-
-/// A task that ends without the Engine: its environment does not exist.
-fn doomed_body(daemon: &Daemon, id: u64) -> Value {
-    let environment = json!({ "registry_image": null, "container_name": "no-such-environment" });
-    with(execute_body(daemon, id, "true"), environment)
 }
 
 /// A connection on which these bytes were sent.
@@ -108,14 +96,14 @@ fn stop_with_200_tasks_waiting_for_a_hung_engine_loses_none() {
     }
 }
 
-/// Makes copies of a record under ids of their own while no runner looks. The ids.
-fn copies_of_record(daemon: &Daemon, id: u64, count: usize) -> Vec<u64> {
-    let tasks = daemon.state_dir().join("tasks");
-    let record = fs::read_to_string(tasks.join(format!("{id}.json"))).unwrap();
+/// Makes copies of a record in `untold` under ids of their own while no runner looks. The ids.
+fn copies_of_untold(daemon: &Daemon, id: u64, count: usize) -> Vec<u64> {
+    let untold = daemon.state_dir().join("untold");
+    let record = fs::read_to_string(untold.join(format!("{id}.json"))).unwrap();
     let ids: Vec<u64> = (0..count).map(|_| unique_id()).collect();
     for copy in &ids {
         let text = record.replace(&id.to_string(), &copy.to_string());
-        fs::write(tasks.join(format!("{copy}.json")), text).unwrap();
+        fs::write(untold.join(format!("{copy}.json")), text).unwrap();
     }
     ids
 }
@@ -126,9 +114,10 @@ fn stop_with_an_outbox_of_thousands_keeps_what_the_host_has_not_heard() {
     let mut daemon = node_of(&host);
     host.fail_next(usize::MAX, "POST /api/update", Fault::Status(500));
     let id = daemon.submit(&doomed_body(&daemon, unique_id()));
-    daemon.wait_status(id, "failed");
+    let untold = || daemon.get("/health").expect(200).json["tasks"]["untold"] == 1;
+    assert!(wait_until(SOON, untold));
     stops_in_time(&mut daemon);
-    let ids = copies_of_record(&daemon, id, 3000);
+    let ids = copies_of_untold(&daemon, id, 3000);
     host.heal();
     host.fail_next(usize::MAX, "POST /api/update", Fault::Hang);
     daemon.restart();

@@ -4,35 +4,19 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::stat::Mode;
 use serde_json::{Value, json};
 
 use crate::kit::{
-    Daemon, FakeHost, SOON, execute, execute_body, task_container, unique_id, wait_until,
+    Daemon, FakeHost, SOON, execute, execute_body, node_of, task_container, told_running,
+    unique_id, wait_until,
 };
 
 /// Pauses of the outbox and of the Engine's event stream, after a restart.
 const AFTER_A_RESTART: Duration = Duration::from_secs(30);
-
-fn node_of(host: &FakeHost) -> Daemon {
-    Daemon::builder().host(host).start()
-}
-
-/// Dispatches a task, and returns once its container runs and the host has been told.
-#[track_caller]
-fn running(host: &FakeHost, daemon: &Daemon, command: &str) -> u64 {
-    let id = execute(daemon, command);
-    daemon.wait_status(id, "running");
-    host.wait_status(id, "running", SOON);
-    id
-}
-
-fn record_file(daemon: &Daemon, id: u64) -> PathBuf {
-    daemon.state_dir().join("tasks").join(format!("{id}.json"))
-}
 
 /// What lies in `broken`, without the second in front.
 fn broken(daemon: &Daemon) -> Vec<String> {
@@ -57,9 +41,9 @@ fn make_sparse(path: &Path, bytes: u64) {
 fn everything_that_is_no_record_is_set_aside_by_its_fault_and_the_rest_works() {
     let host = FakeHost::start();
     let mut daemon = node_of(&host);
-    let id = running(&host, &daemon, "sleep 4; exit 5");
+    let id = told_running(&host, &daemon, "sleep 4; exit 5");
     daemon.kill9();
-    let whole = fs::read_to_string(record_file(&daemon, id)).unwrap();
+    let whole = fs::read_to_string(daemon.record_path(id)).unwrap();
     let tasks = daemon.state_dir().join("tasks");
     fs::write(tasks.join("1.json"), "").unwrap();
     fs::write(tasks.join("2.json"), &whole[..whole.len() / 2]).unwrap();
@@ -67,7 +51,7 @@ fn everything_that_is_no_record_is_set_aside_by_its_fault_and_the_rest_works() {
     fs::write(tasks.join("4.json"), whole.replace("\"format\":1", "\"format\":7")).unwrap();
     fs::create_dir(tasks.join("5.json")).unwrap();
     nix::unistd::mkfifo(&tasks.join("6.json"), Mode::S_IRWXU).unwrap();
-    symlink(record_file(&daemon, id), tasks.join("7.json")).unwrap();
+    symlink(daemon.record_path(id), tasks.join("7.json")).unwrap();
     make_sparse(&tasks.join("8.json"), 1 << 40);
     fs::write(tasks.join("9.json"), &whole).unwrap();
     fs::write(tasks.join("notes.txt"), "by an operator").unwrap();
@@ -101,7 +85,7 @@ fn everything_that_is_no_record_is_set_aside_by_its_fault_and_the_rest_works() {
 fn files_set_aside_are_told_with_the_remedy_until_they_are_cleared() {
     let mut daemon = Daemon::start();
     daemon.stop();
-    fs::write(record_file(&daemon, 7), "{").unwrap();
+    fs::write(daemon.record_path(7), "{").unwrap();
     daemon.restart();
     // They were found by an earlier run, and lie there still.
     daemon.restart();
@@ -122,9 +106,9 @@ fn record_that_the_disk_does_not_give_is_set_aside_and_its_task_rebuilt() {
     let host = FakeHost::start();
     // The path is known only now; the tracing is for the second life.
     let mut daemon = node_of(&host);
-    let id = running(&host, &daemon, "sleep 6; exit 5");
+    let id = told_running(&host, &daemon, "sleep 6; exit 5");
     daemon.kill9();
-    let file = record_file(&daemon, id);
+    let file = daemon.record_path(id);
     let file = file.to_str().unwrap();
     daemon.with_strace(&["-P", file, "-e", "trace=read", "-e", "inject=read:error=EIO"]);
     daemon.restart();
@@ -138,9 +122,9 @@ fn record_that_the_disk_does_not_give_is_set_aside_and_its_task_rebuilt() {
 fn task_survives_its_record(spoil: impl FnOnce(&Path)) -> Daemon {
     let host = FakeHost::start();
     let mut daemon = node_of(&host);
-    let id = running(&host, &daemon, "sleep 3; echo said; exit 5");
+    let id = told_running(&host, &daemon, "sleep 3; echo said; exit 5");
     daemon.kill9();
-    spoil(&record_file(&daemon, id));
+    spoil(&daemon.record_path(id));
     daemon.restart();
     let last = host.wait_final(id, AFTER_A_RESTART);
     assert_eq!((last.status.as_str(), last.exit_code), ("failed", Some(5)));
@@ -183,9 +167,9 @@ fn task_whose_broken_record_can_t_be_set_aside_is_rebuilt_over_it() {
 fn what_can_t_be_set_aside_is_told_once_and_nothing_waits_for_it() {
     let host = FakeHost::start();
     let mut daemon = node_of(&host);
-    let id = running(&host, &daemon, "sleep 60");
+    let id = told_running(&host, &daemon, "sleep 60");
     daemon.kill9();
-    let file = record_file(&daemon, id);
+    let file = daemon.record_path(id);
     fs::remove_file(&file).unwrap();
     fs::create_dir(&file).unwrap();
     let broken = daemon.state_dir().join("broken");
@@ -226,9 +210,9 @@ fn broken_record_of_a_task_that_is_over_is_not_found_and_the_list_goes_on() {
 fn records_of_a_version_that_wrote_no_format_go_on() {
     let host = FakeHost::start();
     let mut daemon = node_of(&host);
-    let id = running(&host, &daemon, "sleep 3; exit 5");
+    let id = told_running(&host, &daemon, "sleep 3; exit 5");
     daemon.kill9();
-    let file = record_file(&daemon, id);
+    let file = daemon.record_path(id);
     let before = fs::read_to_string(&file).unwrap().replace("\"format\":1,", "");
     assert!(!before.contains("format"));
     fs::write(&file, before).unwrap();
@@ -244,7 +228,7 @@ fn broken_record_of_a_task_without_a_container_leaves_its_id_free() {
     let mut daemon = Daemon::start();
     daemon.stop();
     let id = unique_id();
-    fs::write(record_file(&daemon, id), "{").unwrap();
+    fs::write(daemon.record_path(id), "{").unwrap();
     daemon.restart();
     daemon.get(&format!("/api/tasks/{id}")).expect(404);
     daemon.submit(&execute_body(&daemon, id, "true"));

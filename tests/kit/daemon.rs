@@ -1,10 +1,10 @@
 //! The built runner as a process of its own: directories, a port and a node id that nobody else
 //! has, and its end with everything it made. What it wrote to stderr is shown when a test fails.
 
+mod builder;
+
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
+use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -15,7 +15,9 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::http::{self, Address, Response};
-use super::{EngineProxy, FakeHost, OwnEngine, SOON, docker, free_port, test_name, wait_until};
+use super::{SOON, docker, wait_until};
+use builder::Activation;
+pub use builder::Builder;
 
 /// Law 10 says under 2 s; the rest is for a loaded machine.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
@@ -23,25 +25,6 @@ const STOP_PATIENCE: Duration = Duration::from_secs(3);
 const LOG_SHOWN_BYTES: usize = 16 * 1024;
 /// What the Engine takes to finish a creation whose caller is gone, so that it can be removed.
 const CREATION_SETTLES: Duration = Duration::from_millis(50);
-/// Another process may take the port between our look and the runner's bind.
-const START_TRIES: usize = 3;
-
-/// What a daemon is started with; everything not said has a value that disturbs nobody.
-#[derive(Default)]
-pub struct Builder {
-    settings: toml::Table,
-    without: Vec<String>,
-    environment: Vec<(String, String)>,
-    strace: Vec<String>,
-    activation: Option<Activation>,
-    own_engine: Option<docker::Client>,
-}
-
-/// Sockets that a service manager would pass.
-struct Activation {
-    tcp: TcpListener,
-    file: Option<UnixListener>,
-}
 
 /// A runner, running or stopped. Dropping it ends it and removes its containers.
 pub struct Daemon {
@@ -53,121 +36,6 @@ pub struct Daemon {
     /// Where its containers are.
     engine: docker::Client,
     child: Option<Child>,
-}
-
-impl Builder {
-    /// Overrides one key of the configuration file.
-    pub fn set(mut self, key: &str, value: impl Into<toml::Value>) -> Builder {
-        self.settings.insert(key.to_owned(), value.into());
-        self
-    }
-
-    /// Leaves a key out of the file, so that the runner's own default counts.
-    pub fn unset(mut self, key: &str) -> Builder {
-        self.without.push(key.to_owned());
-        self
-    }
-
-    pub fn env(mut self, name: &str, value: &str) -> Builder {
-        self.environment.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// Reports to this host; without one the runner is standalone.
-    pub fn host(self, host: &FakeHost) -> Builder {
-        self.set("host_address", "127.0.0.1").set("host_port", i64::from(host.port()))
-    }
-
-    /// Talks to the machine's Engine through this.
-    pub fn engine(self, engine: &EngineProxy) -> Builder {
-        self.set("docker_host", engine.docker_host())
-    }
-
-    /// Its containers are made by this Engine, not the machine's. For a proxy before it, call
-    /// [`Builder::engine`] after this.
-    pub fn own_engine(mut self, engine: &OwnEngine) -> Builder {
-        self.own_engine = Some(engine.client().clone());
-        self.set("docker_host", engine.client().docker_host())
-    }
-
-    /// Runs under `strace -f` with these arguments, written to [`Daemon::strace_path`]. The
-    /// runner stays our child, so `pid` and signals are its own.
-    pub fn strace(mut self, arguments: &[&str]) -> Builder {
-        self.strace = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        self
-    }
-
-    /// Starts it as systemd does with a socket unit: `tcp` is descriptor 3 of each of its lives, and
-    /// `file` descriptor 4. The port is `tcp`'s.
-    pub fn activated(mut self, tcp: TcpListener, file: Option<UnixListener>) -> Builder {
-        let port = tcp.local_addr().expect("a bound socket").port();
-        if let Some(file) = &file {
-            let address = file.local_addr().expect("a bound socket");
-            let path = address.as_pathname().expect("a socket file");
-            self = self.set("api_socket", path.to_str().expect("a plain path"));
-        }
-        self.activation = Some(Activation { tcp, file });
-        self.set("runner_port", i64::from(port))
-    }
-
-    /// Starts it and waits until `GET /health` is 200.
-    #[track_caller]
-    pub fn start(self) -> Daemon {
-        let mut daemon = self.stopped();
-        for tries_left in (0..START_TRIES).rev() {
-            daemon.launch();
-            let healthy = daemon.answers_health();
-            if healthy || tries_left == 0 || !daemon.log().contains("in use") {
-                assert!(healthy, "the runner is not healthy");
-                break;
-            }
-            daemon.kill9();
-            daemon.reconfigure("runner_port", i64::from(free_port()));
-        }
-        daemon
-    }
-
-    /// Writes the configuration and starts nothing: `launch` and `wait_healthy` are the test's.
-    pub fn stopped(self) -> Daemon {
-        let dir = tempfile::Builder::new().prefix("runner-").tempdir().expect("a directory");
-        let mut settings = default_settings(dir.path());
-        for key in &self.without {
-            settings.remove(key);
-        }
-        settings.extend(self.settings);
-        let Builder { environment, strace, activation, own_engine, .. } = self;
-        // An Engine of the test's own has the network from its start on.
-        let is_own = own_engine.is_some();
-        let engine = own_engine.unwrap_or_else(docker::machine);
-        let daemon = Daemon { dir, settings, environment, strace, activation, engine, child: None };
-        if !is_own && daemon.setting("docker_network_name") == docker::NETWORK {
-            docker::ensure_network();
-        }
-        daemon.write_config();
-        daemon
-    }
-}
-
-fn default_settings(dir: &Path) -> toml::Table {
-    let mut settings = toml::Table::new();
-    let mut set = |key: &str, value: toml::Value| settings.insert(key.to_owned(), value);
-    for key in ["shared_dir", "local_temp_dir", "state_dir"] {
-        let path = dir.join(key);
-        fs::create_dir(&path).expect("a directory");
-        set(key, path.to_str().expect("a plain path").into());
-    }
-    let api_socket = dir.join("api.sock");
-    set("api_socket", api_socket.to_str().expect("a plain path").into());
-    set("runner_bind_ip", "127.0.0.1".into());
-    set("runner_port", i64::from(free_port()).into());
-    set("node_id", test_name("node").into());
-    set("docker_host", format!("unix://{}", docker::socket().display()).into());
-    set("docker_network_name", docker::NETWORK.into());
-    set("docker_network_subnet", docker::NETWORK_SUBNET.into());
-    set("docker_network_gateway", docker::NETWORK_GATEWAY.into());
-    // The shortest the contract's whole seconds allow.
-    set("heartbeat_interval_seconds", 1.into());
-    settings
 }
 
 impl Daemon {
@@ -183,7 +51,7 @@ impl Daemon {
 
     /// A second one with the same settings, directories and port; it has not been started.
     pub fn twin(&self) -> Daemon {
-        let mut twin = Builder { settings: self.settings.clone(), ..Builder::default() }.stopped();
+        let mut twin = Builder::of(self.settings.clone()).stopped();
         twin.engine = self.engine.clone();
         twin
     }
@@ -402,6 +270,11 @@ impl Daemon {
         self.shared_dir().join("logs").join(id.to_string()).join(name)
     }
 
+    /// The file of a live task's record.
+    pub fn record_path(&self, id: u64) -> PathBuf {
+        self.state_dir().join("tasks").join(format!("{id}.json"))
+    }
+
     /// What the task wrote to stdout so far; empty when there is no such file yet.
     pub fn stdout_of(&self, id: u64) -> String {
         lossy(&self.log_path(id, "stdout.log"))
@@ -474,27 +347,6 @@ impl Daemon {
     #[track_caller]
     pub fn containers(&self) -> Vec<String> {
         self.engine.containers_labelled("kohakuriver.node", self.node_id())
-    }
-}
-
-impl Activation {
-    /// Standard streams are the one thing that a child is given without doubt; the shell moves them
-    /// to where the protocol wants them, and becomes the runner.
-    fn command(&self, binary: &str) -> Command {
-        let (count, script) = match self.file {
-            None => ("1", "exec 3<&0 0</dev/null; LISTEN_PID=$$ exec \"$0\" \"$@\""),
-            Some(_) => {
-                ("2", "exec 3<&0 0</dev/null 4>&1 1>/dev/null; LISTEN_PID=$$ exec \"$0\" \"$@\"")
-            }
-        };
-        let mut command = Command::new("sh");
-        command.args(["-c", script, binary]).env("LISTEN_FDS", count);
-        let tcp = OwnedFd::from(self.tcp.try_clone().expect("a descriptor"));
-        command.stdin(tcp).stdout(Stdio::null());
-        if let Some(file) = &self.file {
-            command.stdout(OwnedFd::from(file.try_clone().expect("a descriptor")));
-        }
-        command
     }
 }
 

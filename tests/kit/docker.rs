@@ -188,12 +188,6 @@ pub fn container_status(container: &str) -> Option<String> {
     machine().container_status(container)
 }
 
-/// Names, without the leading slash, of all containers carrying this label, ended ones too.
-#[track_caller]
-pub fn containers_labelled(label: &str, value: &str) -> Vec<String> {
-    machine().containers_labelled(label, value)
-}
-
 /// Ends and removes a container, whatever its state; no error if it is not there.
 pub fn remove_container(container: &str) {
     machine().remove_container(container);

@@ -184,12 +184,6 @@ impl FakeHost {
         self.inner.state().reports_of(id).cloned().collect()
     }
 
-    /// How many reports were accepted so far.
-    pub fn accepted_count(&self) -> usize {
-        let accepted = |report: &&Report| report.verdict == Verdict::Accepted;
-        self.inner.state().reports.iter().filter(accepted).count()
-    }
-
     /// Tasks of all final reports that were accepted, in order of arrival.
     pub fn finals(&self) -> Vec<u64> {
         let accepted = |r: &&Report| r.verdict == Verdict::Accepted && r.is_final();

@@ -204,8 +204,6 @@ pub struct Response {
     pub body: Vec<u8>,
     /// The content as JSON; null when it is none.
     pub json: Value,
-    /// The head as it came.
-    pub raw: Vec<u8>,
 }
 
 impl Response {
@@ -287,7 +285,6 @@ pub fn read_response(reader: &mut impl BufRead, method: &str) -> io::Result<Resp
         json: serde_json::from_slice(&body).unwrap_or(Value::Null),
         headers: head.headers,
         body,
-        raw: head.raw,
     })
 }
 

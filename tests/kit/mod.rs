@@ -1,9 +1,10 @@
 //! What the integration tests are made of: the built runner as a process ([`Daemon`]), the
-//! KohakuRiver host it reports to ([`FakeHost`]), and the real Engine with single calls made to
-//! misbehave ([`EngineProxy`]). Everything is outside the runner and speaks its protocols; every
-//! wait has an end, and a fake fails the test that it would otherwise let pass.
+//! KohakuRiver host it reports to ([`FakeHost`]), the real Engine with single calls made to misbehave
+//! ([`EngineProxy`]) or a whole one to be hung and killed ([`OwnEngine`]), and directories that hang
+//! or fill up ([`HungShare`], [`SmallDisk`]). Everything is outside the runner and speaks its
+//! protocols; every wait has an end, and a fake fails the test that it would otherwise let pass.
 
-// The kit is whole before each of its parts has a user; the modules of the tests come and go.
+// Two programs share it, the integration tests and the campaign; neither uses all of it.
 #![allow(dead_code, unused_imports)]
 
 mod daemon;
@@ -17,6 +18,7 @@ mod small_disk;
 mod state_calls;
 mod task;
 
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -25,12 +27,11 @@ use serde_json::{Value, json};
 
 pub use daemon::{Builder, Daemon};
 pub use docker::{
-    Client, NETWORK, NETWORK_GATEWAY, NETWORK_SUBNET, api, container_exists, container_status,
-    containers_labelled, docker, ensure_network, image, image_exists, inspect, remove_container,
-    socket,
+    Client, NETWORK, NETWORK_GATEWAY, api, container_exists, container_status, docker, image,
+    image_exists, inspect, remove_container,
 };
-pub use engine::{Behaviour, Call, EngineProxy};
-pub use host::{Beat, FakeHost, Fault, Moment, REFUSED, Registration, Report, UPDATED, Verdict};
+pub use engine::{Behaviour, EngineProxy};
+pub use host::{FakeHost, Fault, Moment, REFUSED, Report, UPDATED, Verdict};
 pub use http::{Address, Response, call, exchange, read_response};
 pub use hung_share::HungShare;
 pub use own_engine::OwnEngine;
@@ -40,6 +41,9 @@ pub use task::{task_container, with};
 
 /// A wait for something that is only a matter of scheduling: long enough for a loaded machine.
 pub const SOON: Duration = Duration::from_secs(20);
+
+/// How long a stop may take at the most (design law 10).
+pub const STOP_MAX: Duration = Duration::from_secs(2);
 
 /// A task id that no other test, process or run has: like the host's, above 2^53, so that a
 /// number that went through a float shows.
@@ -64,6 +68,12 @@ pub fn test_name(what: &str) -> String {
 /// no container name beside a registry image, every key there. Change what your test is about.
 #[track_caller]
 pub fn execute_body(daemon: &Daemon, id: u64, command: &str) -> Value {
+    execute_body_below(&daemon.shared_dir().join("logs"), id, command)
+}
+
+/// The same; `logs` is the directory of all tasks' output.
+pub fn execute_body_below(logs: &Path, id: u64, command: &str) -> Value {
+    let logs = logs.join(id.to_string());
     json!({
         "task_id": id.to_string(),
         "command": command,
@@ -76,8 +86,8 @@ pub fn execute_body(daemon: &Daemon, id: u64, command: &str) -> Value {
         "container_name": null,
         "registry_image": image("busybox"),
         "working_dir": "/shared",
-        "stdout_path": daemon.log_path(id, "stdout.log"),
-        "stderr_path": daemon.log_path(id, "stderr.log"),
+        "stdout_path": logs.join("stdout.log"),
+        "stderr_path": logs.join("stderr.log"),
         "reserved_ip": null,
     })
 }
@@ -86,6 +96,34 @@ pub fn execute_body(daemon: &Daemon, id: u64, command: &str) -> Value {
 #[track_caller]
 pub fn execute(daemon: &Daemon, command: &str) -> u64 {
     daemon.submit(&execute_body(daemon, unique_id(), command))
+}
+
+/// A runner that reports to this host.
+#[track_caller]
+pub fn node_of(host: &FakeHost) -> Daemon {
+    Daemon::builder().host(host).start()
+}
+
+/// Dispatches a task, and returns once its container runs.
+#[track_caller]
+pub fn running(daemon: &Daemon, command: &str) -> u64 {
+    let id = execute(daemon, command);
+    daemon.wait_status(id, "running");
+    id
+}
+
+/// The same, and the host has been told.
+#[track_caller]
+pub fn told_running(host: &FakeHost, daemon: &Daemon, command: &str) -> u64 {
+    let id = running(daemon, command);
+    host.wait_status(id, "running", SOON);
+    id
+}
+
+/// The body of a task that ends without the Engine: its environment does not exist.
+pub fn doomed_body(daemon: &Daemon, id: u64) -> Value {
+    let environment = json!({ "registry_image": null, "container_name": "no-such-environment" });
+    with(execute_body(daemon, id, "true"), environment)
 }
 
 /// Looks every 10 ms until `reached` says so. False when `patience` was over first.

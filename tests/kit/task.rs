@@ -1,5 +1,5 @@
 //! What most tests do with a task: submit it, wait until it stands somewhere, look at what the
-//! runner knows of it. Everything through the runner's own rows, as a user would.
+//! runner knows of it and says of itself. Everything through the runner's own rows, as a user would.
 
 use std::time::Duration;
 
@@ -63,6 +63,29 @@ impl Daemon {
         let gone = wait_until(SOON, || inspect(&task_container(id)).is_none());
         assert!(gone, "the container of {id} is still there: {task:#}");
         task
+    }
+
+    /// The warnings of `/health`.
+    #[track_caller]
+    pub fn warnings(&self) -> String {
+        self.get("/health").expect(200).json["warnings"].to_string()
+    }
+
+    /// Returns once a warning of `/health` has this in it, and the node is degraded.
+    #[track_caller]
+    pub fn wait_warning(&self, about: &str) {
+        let told = wait_until(SOON, || {
+            let health = self.get("/health").expect(200).json;
+            health["status"] == "degraded" && health["warnings"].to_string().contains(about)
+        });
+        assert!(told, "nothing about {about:?} in {}", self.warnings());
+    }
+
+    /// Returns once `/health` warns of nothing.
+    #[track_caller]
+    pub fn wait_well(&self) {
+        let well = wait_until(SOON, || self.warnings() == "[]");
+        assert!(well, "still {}", self.warnings());
     }
 
     #[track_caller]

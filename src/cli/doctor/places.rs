@@ -38,7 +38,10 @@ pub fn findings(settings: &Settings) -> Vec<Finding> {
                 .unwrap_or_else(|hung| hung)
         })
         .collect();
-    findings.extend(settings.runner_log_file.as_deref().map(log_file));
+    findings.extend(settings.runner_log_file.as_ref().map(|path| {
+        let looked = path.clone();
+        in_time("runner_log_file", path, move || log_file(&looked)).unwrap_or_else(|hung| hung)
+    }));
     for mount in &settings.additional_mounts {
         let source = PathBuf::from(mount.split(':').next().unwrap_or_default());
         let looked = source.clone();

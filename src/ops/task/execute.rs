@@ -7,11 +7,11 @@ use std::sync::Arc;
 use super::container::{create_body, is_ours};
 use super::finish::{refuse, settle};
 use super::logs::{self, Owner};
-use super::outcome::{failed, refused_by_engine};
+use super::outcome::{failed, lost, refused_by_engine};
 use super::{note_refusal, then, when_the_disk_is_back, when_the_engine_is_back};
 use crate::docker::{Container, DockerError, EXIT_CODE_LABEL, Removal, Volumes};
 use crate::lanes::{Next, Place};
-use crate::limits::{PASSWD_BYTES_MAX, TASKS_LIVE_MAX, TASKS_UNTOLD_MAX};
+use crate::limits::{PASSWD_BYTES_MAX, TASKS_ACTIVE_MAX, TASKS_UNTOLD_MAX};
 use crate::machine::random::hex_128;
 use crate::model::ids::TaskId;
 use crate::model::phase::{Phase, Wanted};
@@ -40,8 +40,8 @@ pub fn accept(
         return Err(OpError::LocalTempMissing(node.settings.local_temp_dir.clone()));
     }
     let counts = node.tasks.counts();
-    if counts.active >= TASKS_LIVE_MAX {
-        return Err(OpError::Busy { what: "tasks on this node", max: TASKS_LIVE_MAX });
+    if counts.active >= TASKS_ACTIVE_MAX {
+        return Err(OpError::Busy { what: "tasks on this node", max: TASKS_ACTIVE_MAX });
     }
     if counts.untold >= TASKS_UNTOLD_MAX {
         let what = "ended tasks of which the host does not know";
@@ -388,15 +388,12 @@ fn start_unless_it_ran(node: &Arc<Node>, id: TaskId, container: &Container) -> N
                 Place::Worker,
                 Box::new(move || match ran {
                     false => own_and_start(&node, id, container, owner),
-                    true => refuse(&node, id, failed(LOST_RUN.to_owned())),
+                    true => refuse(&node, id, lost()),
                 }),
             )
         }),
     )
 }
-
-const LOST_RUN: &str = "the Docker Engine was stopped or restarted just as it started the task: it \
-                        ran, and how it ended was lost";
 
 /// The create of an earlier run never happened: go back to where the image is known.
 fn create_again(node: &Arc<Node>, id: TaskId) -> Next {

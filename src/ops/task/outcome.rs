@@ -40,6 +40,15 @@ pub fn failed(message: String) -> Outcome {
     Outcome { status: FinalStatus::Failed, exit_code: None, message: Some(message) }
 }
 
+/// The outcome of a task that ran within a start that the Engine's own end cut short.
+pub fn lost() -> Outcome {
+    failed(
+        "the Docker Engine was stopped or restarted just as it started the task: it ran, and how it \
+         ended was lost"
+            .to_owned(),
+    )
+}
+
 /// The outcome of a task whose container the Engine refused to create or start.
 pub fn refused_by_engine(error: &DockerError) -> Outcome {
     let said = error.said().unwrap_or_default();

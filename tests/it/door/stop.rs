@@ -27,7 +27,8 @@ fn parked_caller_is_told_at_the_stop() {
     client.send("GET /park HTTP/1.1\r\nHost: localhost\r\n\r\n");
     eventually("parked", || !house.hall.responders.lock().unwrap().is_empty());
     house.stop.raise();
-    assert_eq!(client.answer().unwrap().status, 503);
+    let seen = client.answer().unwrap();
+    assert_eq!((seen.status, seen.head.matches("Retry-After").count()), (503, 1));
     assert!(house.server.take().unwrap().join(PATIENCE));
 }
 
