@@ -91,8 +91,9 @@ pub const HTTP_STREAMS_MAX: usize = 64;
 /// At stop, once nobody new is let in: what runs may finish this long. Only what is slower than
 /// `SHUTDOWN_SETTLE` is still there then, and meanwhile callers are refused.
 pub const HTTP_DRAIN: Duration = Duration::from_millis(300);
-/// Of it, for whoever had connected in the last moment: a request follows its connection at once.
-pub const HTTP_LAST_HEARING: Duration = Duration::from_millis(100);
+/// Of it, for whoever had connected in the last moment: a request follows its connection at once. With
+/// a start of some 20 ms nobody is refused for 100 ms.
+pub const HTTP_LAST_HEARING: Duration = Duration::from_millis(60);
 /// Meanwhile the door looks this often whether all is done: callers are refused.
 pub const HTTP_DRAIN_TURN: Duration = Duration::from_millis(1);
 /// Streams end at once; one that is held up by shared storage is left behind after this.
@@ -298,6 +299,10 @@ pub const PATIENT_THREADS_MAX: usize = 16;
 /// Threads for shared storage. When all of them hang, the rows that need it answer 503.
 pub const FILES_THREADS_MAX: usize = 8;
 
+/// Output files are made with a time so far back: a start that follows at once changes it also where
+/// times have no more than seconds.
+pub const OUTPUT_MADE_BEFORE: Duration = Duration::from_secs(10);
+
 /// How long a caller waits for shared storage.
 pub const SHARED_STORAGE_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -369,6 +374,9 @@ pub const SHUTDOWN_SETTLE: Duration = Duration::from_millis(900);
 /// Then the process leaves, whoever still hangs; the rest of two seconds is a loaded machine's.
 pub const SHUTDOWN_DEADLINE: Duration = Duration::from_millis(1700);
 
+/// A record's write takes some milliseconds; one that takes longer keeps the state directory to the end.
+pub const STATE_DIR_LEAVE: Duration = Duration::from_millis(50);
+
 /// What a service manager is told goes into its queue at once; one that hangs is not waited for.
 pub const SUPERVISOR_DEADLINE: Duration = Duration::from_millis(100);
 /// The line of status is looked at this often, and told if it has changed.
@@ -377,6 +385,18 @@ pub const SUPERVISOR_STATUS_EVERY: Duration = Duration::from_secs(5);
 pub const SUPERVISOR_SOCKETS_MAX: i32 = 16;
 /// No worker's step lasts as long, `ENGINE_START_DEADLINE` and some durable writes together.
 pub const LANES_STUCK_AFTER: Duration = Duration::from_secs(180);
+
+/// Looking up a path on a disk takes no millisecond; one that takes longer is on a share that hangs, and the
+/// start goes on without knowing where it leads.
+pub const PATH_LOOK_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Lines that wait for the log's thread: a burst of 1,000 tasks at the usual level. What a log that hangs
+/// costs is bounded by it.
+pub const LOG_LINES_WAITING_MAX: usize = 1024;
+/// Whoever logs waits so long for room once; after that, lines are dropped until there is room again.
+pub const LOG_PATIENCE: Duration = Duration::from_millis(100);
+/// Opening the log file, at the start. On a share that hangs it takes for ever.
+pub const LOG_OPEN_DEADLINE: Duration = Duration::from_secs(2);
 
 /// A start waits this long for a port or a state directory that another process has: a predecessor
 /// that was told to stop is gone by then.

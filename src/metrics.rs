@@ -60,7 +60,7 @@ figures! {
     THREADS_LIVE Gauge "river_threads" "Threads of the runner alive now.";
     THREAD_PANICS Counter "river_thread_panics_total" "Threads that ended by a panic.";
     // log
-    LOG_LINES_LOST Counter "river_log_lines_lost_total" "Lines that the log file did not take.";
+    LOG_LINES_LOST Counter "river_log_lines_lost_total" "Lines that the log did not take.";
     // serve
     HTTP_CONNECTIONS Gauge "river_http_connections" "HTTP connections open now.";
     HTTP_PARKED Gauge "river_http_parked" "Callers waiting for a slow order now.";
@@ -88,7 +88,7 @@ figures! {
     POOL_REFUSALS Counter "river_pool_refusals_total" "Work refused because a pool's queue was full.";
     // store
     RECORD_WRITES Counter "river_record_writes_total" "Task records made durable.";
-    RECORDS_BROKEN Counter "river_records_set_aside_total" "Files in the state directory that were no records.";
+    RECORDS_BROKEN Counter "river_records_set_aside_total" "Files in the state directory that were no records, or gone.";
     RECORDS_REBUILT Counter "river_records_rebuilt_total" "Records rebuilt from a container.";
     // host
     HOST_CALLS Counter "river_host_calls_total" "Calls to the host.";

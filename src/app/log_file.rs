@@ -6,23 +6,16 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
 use crate::metrics;
-use crate::threads::lock;
 
 /// Its group may read it; lines name commands and images of users.
 const MODE: u32 = 0o640;
 
-/// The log file, shared between the logger and who opens it anew.
-#[derive(Clone, Debug)]
+/// The log file.
+#[derive(Debug)]
 pub struct LogFile {
     path: PathBuf,
-    open: Arc<Mutex<Open>>,
-}
-
-#[derive(Debug)]
-struct Open {
     file: File,
     /// The last line was written in part: what follows begins on a line of its own.
     is_torn: bool,
@@ -34,18 +27,15 @@ impl LogFile {
     /// # Errors
     /// It can't be opened: a directory that is not there, rights, something else than a file.
     pub fn open(path: &Path) -> io::Result<LogFile> {
-        let open = Open { file: open(path)?, is_torn: false };
-        Ok(LogFile { path: path.to_owned(), open: Arc::new(Mutex::new(open)) })
+        Ok(LogFile { path: path.to_owned(), file: open(path)?, is_torn: false })
     }
 
-    /// Opens the file at its path anew. What is being logged meanwhile goes to the old one or the
-    /// new, whole.
+    /// Opens the file at its path anew.
     ///
     /// # Errors
     /// It can't be opened; the log goes on in the old one.
-    pub fn reopen(&self) -> io::Result<()> {
-        let file = open(&self.path)?;
-        *lock(&self.open) = Open { file, is_torn: false };
+    pub fn reopen(&mut self) -> io::Result<()> {
+        (self.file, self.is_torn) = (open(&self.path)?, false);
         Ok(())
     }
 }
@@ -53,16 +43,15 @@ impl LogFile {
 impl Write for LogFile {
     /// Writes one formatted line, whatever becomes of it.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut open = lock(&self.open);
-        let is_torn = open.is_torn;
+        let is_torn = self.is_torn;
         let whole = if is_torn { [b"\n", line].concat() } else { line.to_vec() };
         // One call: a line is never mixed with another's, and appending is the kernel's.
-        let written = open.file.write(&whole).unwrap_or(0);
+        let written = self.file.write(&whole).unwrap_or(0);
         if written < whole.len() {
             metrics::LOG_LINES_LOST.up();
-            open.is_torn = is_torn || written > 0;
+            self.is_torn = is_torn || written > 0;
         } else {
-            open.is_torn = false;
+            self.is_torn = false;
         }
         Ok(line.len())
     }

@@ -3,6 +3,7 @@
 
 pub mod config;
 mod log_file;
+mod log_thread;
 mod process;
 mod pulse;
 mod signals;

@@ -3,15 +3,16 @@
 //! stopped on threads of their own.
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::log_file::LogFile;
+use super::log_thread::LogThread;
 use super::signals::{Signals, Woken};
 use super::supervisor::{Notices, Supervisor};
 use super::{Running, StartError, pulse, start_on};
 use crate::limits::{ARENAS_MAX, OWN_MAPPING_BYTES_MIN, SHUTDOWN_DEADLINE, STACK_BYTES};
 use crate::model::settings::Settings;
+use crate::ops::Node;
 use crate::serve::Passed;
 use crate::stop::Stop;
 use crate::threads::{self, lock};
@@ -19,41 +20,53 @@ use crate::threads::{self, lock};
 /// Runs the runner until SIGTERM or SIGINT. Containers run on. Only for a process of our own: its
 /// signals, its environment and its log are taken.
 pub fn serve(settings: Settings) -> ExitCode {
-    // SAFETY: the command line has started no thread and opened nothing that it keeps.
+    // SAFETY: the command line has opened nothing that it keeps, and no thread but one that may hang in
+    // the look at a path.
     let supervisor = unsafe { Supervisor::take() };
-    let log_file = match start_log(&settings) {
-        Ok(log_file) => log_file,
-        Err(why) => return refuse(&why),
-    };
     keep_memory_small();
-    let Supervisor { notices, watchdog, sockets } = match supervisor {
-        Ok(supervisor) => supervisor,
-        Err(error) => return refuse(&format!("the service manager: {error}")),
-    };
+    // Before any thread, so that none takes a signal.
     let signals = match Signals::hold() {
         Ok(signals) => Arc::new(signals),
         Err(error) => return refuse(&format!("signals: {error}")),
     };
+    let log = match start_log(&settings) {
+        Ok(log) => log,
+        Err(why) => return refuse(&why),
+    };
+    let Supervisor { notices, watchdog, sockets } = match supervisor {
+        Ok(supervisor) => supervisor,
+        Err(error) => return refuse(&format!("the service manager: {error}")),
+    };
     let life = Life {
         signals,
-        log_file,
+        log: log.clone(),
+        has_log_file: settings.runner_log_file.is_some(),
         notices: Arc::new(notices),
         watchdog,
         stop: Stop::new(),
         stage: Arc::default(),
+        node: OnceLock::new(),
     };
     life.begin(settings, sockets);
-    life.lead()
+    let code = life.lead();
+    log.flush();
+    if let Some(node) = life.node.get() {
+        node.tasks.leave();
+    }
+    code
 }
 
 /// What the main thread knows.
 struct Life {
     signals: Arc<Signals>,
-    log_file: Option<LogFile>,
+    log: LogThread,
+    has_log_file: bool,
     notices: Arc<Notices>,
     watchdog: Option<Duration>,
     stop: Stop,
     stage: Arc<Mutex<Stage>>,
+    /// Once it has started.
+    node: OnceLock<Arc<Node>>,
 }
 
 /// How far the node is, told by the threads that start and stop it.
@@ -107,10 +120,14 @@ impl Life {
                     }
                 }
                 Woken::Rung => match std::mem::replace(&mut *lock(&self.stage), Stage::Noticed) {
-                    Stage::Started(started) if leave_by.is_some() => self.end(started),
                     Stage::Started(started) => {
-                        self.tell_ready(&started);
-                        running = Some(started);
+                        let _ = self.node.set(Arc::clone(&started.node));
+                        if leave_by.is_some() {
+                            self.end(started);
+                        } else {
+                            self.tell_ready(&started);
+                            running = Some(started);
+                        }
                     }
                     Stage::Failed(StartError::Stopped) => return ExitCode::SUCCESS,
                     Stage::Failed(_) if leave_by.is_some() => return ExitCode::SUCCESS,
@@ -132,7 +149,7 @@ impl Life {
         if !self.notices.are_wanted() {
             return;
         }
-        self.notices.say(&format!("READY=1\n{}", pulse::status(&running.node)));
+        self.notices.say_ready(&pulse::status(&running.node));
         let (node, door) = (&running.node, running.server.pulse());
         let notices = Arc::clone(&self.notices);
         if let Err(error) = pulse::start(node, door, notices, self.watchdog, self.stop.clone()) {
@@ -163,20 +180,20 @@ impl Life {
         if is_ready {
             self.notices.say_reloading();
         }
-        match self.log_file.as_ref().map(LogFile::reopen) {
+        match self.has_log_file.then(|| self.log.reopen()) {
             Some(Ok(())) => log::info!("SIGHUP: log file opened anew"),
             Some(Err(error)) => log::error!("SIGHUP: log file stays as it was: {error}"),
             None => log::info!("SIGHUP: there is no log file to open anew"),
         }
         if is_ready {
-            self.notices.say("READY=1");
+            self.notices.say_ready("");
         }
     }
 
     fn refuse(&self, error: &StartError) -> ExitCode {
         log::error!("{error}");
         // Whoever has typed the command looks here, not into the file.
-        if self.log_file.is_some() {
+        if self.has_log_file {
             say(&error.to_string());
         }
         ExitCode::FAILURE
@@ -196,14 +213,14 @@ fn say(what: &str) {
 }
 
 /// Starts the log, to a file if one is set.
-fn start_log(settings: &Settings) -> Result<Option<LogFile>, String> {
-    let path = settings.runner_log_file.as_deref();
-    let log_file = path.map(|path| {
-        LogFile::open(path).map_err(|error| format!("RUNNER_LOG_FILE {}: {error}", path.display()))
-    });
-    let log_file = log_file.transpose()?;
+fn start_log(settings: &Settings) -> Result<LogThread, String> {
+    let path = settings.runner_log_file.clone();
+    let log = LogThread::start(path.clone()).map_err(|error| match &path {
+        Some(path) => format!("RUNNER_LOG_FILE {}: {error}", path.display()),
+        None => format!("the log: {error}"),
+    })?;
     // A log that is kept says the day too; a service manager's has it.
-    let clock = if log_file.is_some() { "%Y-%m-%d %H:%M:%S%.3f" } else { "%H:%M:%S%.3f" };
+    let clock = if path.is_some() { "%Y-%m-%d %H:%M:%S%.3f" } else { "%H:%M:%S%.3f" };
     let mut builder = env_logger::Builder::new();
     builder
         .filter_level(log::LevelFilter::Warn)
@@ -214,12 +231,10 @@ fn start_log(settings: &Settings) -> Result<Option<LogFile>, String> {
             let module = record.target().trim_start_matches("river_runner::");
             writeln!(out, "{now} | {:<5} | {module} - {}", record.level(), record.args())
         });
-    if let Some(log_file) = log_file.clone() {
-        builder.target(env_logger::Target::Pipe(Box::new(log_file)));
-    }
+    builder.target(env_logger::Target::Pipe(Box::new(log.clone())));
     // An embedding program may have a logger of its own; ours then stays out of the way.
     drop(builder.try_init());
-    Ok(log_file)
+    Ok(log)
 }
 
 /// The C library keeps freed memory for later: per thread, and whole megabytes once a large body has

@@ -47,6 +47,7 @@ pub fn start(
                 let what = if lives { "goes on" } else { "is stuck" };
                 log::error!("the runner {what}: door turns {turned}, {:?}", node.lanes.gauge());
             }
+            notices.pay();
             let status = status(&node);
             let mut lines = String::new();
             if watchdog.is_some() && lives {

@@ -9,6 +9,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -60,12 +61,12 @@ impl Supervisor {
     /// See [`SupervisorError`]: working without what was meant would hide the mistake.
     ///
     /// # Safety
-    /// No other thread runs, and nothing has opened or taken descriptors from 3 on that the
+    /// No other thread uses the environment, and nothing has opened or taken descriptors from 3 on that the
     /// environment announces.
     pub unsafe fn take() -> Result<Supervisor, SupervisorError> {
         let said = VARIABLES.map(|name| env::var(name).ok().filter(|value| !value.is_empty()));
         for name in VARIABLES {
-            // SAFETY: no other thread runs, says our caller.
+            // SAFETY: no other thread uses the environment, says our caller.
             unsafe { env::remove_var(name) };
         }
         let [notify, watchdog, watchdog_pid, listen, listen_pid, names] = said;
@@ -129,6 +130,9 @@ unsafe fn adopt(descriptor: RawFd) -> Result<OwnedFd, SupervisorError> {
 #[derive(Debug, Default)]
 pub struct Notices {
     to: Option<(UnixDatagram, SocketAddr)>,
+    /// `READY=1` was not taken. Unlike a status it can't be left out: the manager waits for it, and
+    /// ends a start or a reload that never tells.
+    owes_ready: AtomicBool,
 }
 
 impl Notices {
@@ -142,7 +146,7 @@ impl Notices {
         let socket = UnixDatagram::unbound()?;
         // A manager that hangs must not hang us.
         socket.set_write_timeout(Some(SUPERVISOR_DEADLINE))?;
-        Ok(Notices { to: Some((socket, address)) })
+        Ok(Notices { to: Some((socket, address)), owes_ready: AtomicBool::new(false) })
     }
 
     /// Whether somebody listens.
@@ -158,6 +162,19 @@ impl Notices {
             log::debug!("the service manager was not told {lines:?}: {error}");
         }
         sent.is_ok()
+    }
+
+    /// Says that we are ready, and `more`. What is not taken is owed: see [`Notices::pay`].
+    pub fn say_ready(&self, more: &str) {
+        let told = self.say(&format!("READY=1\n{more}"));
+        self.owes_ready.store(!told, Ordering::SeqCst);
+    }
+
+    /// Says that we are ready if that is still owed.
+    pub fn pay(&self) {
+        if self.owes_ready.load(Ordering::SeqCst) {
+            self.say_ready("");
+        }
     }
 
     /// Says that a reload has begun (`Type=notify-reload` wants the moment; other types don't mind).

@@ -78,6 +78,8 @@ pub(super) struct Seen {
     pub agreement: Option<Agreement>,
     answered: Option<Instant>,
     trouble: Option<Trouble>,
+    /// When nobody listened last: no Engine was there at all.
+    gone: Option<SystemTime>,
 }
 
 #[derive(Debug)]
@@ -110,6 +112,9 @@ impl Seen {
             Some(Trouble::Unreachable { since, .. } | Trouble::Unresponsive { since }) => since,
             None => SystemTime::now(),
         };
+        if matches!(why, io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) {
+            self.gone = Some(SystemTime::now());
+        }
         self.trouble = Some(Trouble::Unreachable { since, why });
         self.agreement = None;
     }
@@ -117,6 +122,10 @@ impl Seen {
     /// The connection broke inside a call: the Engine is probably going away.
     pub fn broken(&mut self) {
         self.agreement = None;
+    }
+
+    pub fn gone(&self) -> Option<SystemTime> {
+        self.gone
     }
 
     pub fn health(&self) -> EngineHealth {

@@ -13,7 +13,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ureq::Agent;
 
@@ -124,6 +124,12 @@ impl Engine {
             self.health(),
             EngineHealth::Unresponsive { .. } | EngineHealth::Unreachable { .. }
         )
+    }
+
+    /// When a call of ours last found that there was no Engine: one that answers now was started
+    /// later. Makes no call.
+    pub fn gone(&self) -> Option<SystemTime> {
+        self.seen().gone()
     }
 
     /// Where the Engine listens, for raw streams.

@@ -22,22 +22,23 @@ pub struct ContactState {
     pub trouble: Option<String>,
     pub last_acknowledged: Option<Stamp>,
     last_at: Option<Instant>,
-    unbroken_since: Option<Stamp>,
+    /// No wall clock: that may be set, also while the host is away.
+    unbroken_since: Option<Instant>,
 }
 
 impl Contact {
     /// A heartbeat was acknowledged.
     pub fn acknowledged(&self, now: Stamp) {
         let mut state = self.lock();
-        state.heard_at(now);
+        state.heard();
         state.last_acknowledged = Some(now);
     }
 
     /// The host took our registration. From here on it dispatches, and counts our silence: a task
     /// that comes before the first heartbeat is acknowledged comes after no gap.
-    pub fn registered(&self, now: Stamp) {
+    pub fn registered(&self) {
         let mut state = self.lock();
-        state.heard_at(now);
+        state.heard();
         state.registered = true;
     }
 
@@ -53,7 +54,7 @@ impl Contact {
 
     /// Whether the host has heard from us without a gap from `since` until now. Then it has not
     /// marked our tasks `lost`, and a refusal means that the user ended the task.
-    pub fn unbroken_since(&self, since: Stamp) -> bool {
+    pub fn unbroken_since(&self, since: Instant) -> bool {
         let state = self.lock();
         let recent = state.last_at.is_some_and(|last| last.elapsed() < HOST_GAP_MAX);
         recent && state.unbroken_since.is_some_and(|start| start <= since)
@@ -70,40 +71,45 @@ impl Contact {
 }
 
 impl ContactState {
-    fn heard_at(&mut self, now: Stamp) {
-        let gap = self.last_at.is_none_or(|last| last.elapsed() >= HOST_GAP_MAX);
+    fn heard(&mut self) {
+        let now = Instant::now();
+        let gap = self.last_at.is_none_or(|last| now.duration_since(last) >= HOST_GAP_MAX);
         if gap {
             self.unbroken_since = Some(now);
         }
-        self.last_at = Some(Instant::now());
+        self.last_at = Some(now);
         self.trouble = None;
     }
 }
 
 #[cfg(test)]
 mod test {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn contact_before_the_first_acknowledgement_is_broken() {
         let contact = Contact::default();
-        assert!(!contact.unbroken_since(Stamp::now()));
+        assert!(!contact.unbroken_since(Instant::now()));
     }
 
     #[test]
     fn contact_begins_with_the_registration() {
         let contact = Contact::default();
-        contact.registered(Stamp::from_seconds(2));
-        contact.acknowledged(Stamp::from_seconds(4));
-        assert!(contact.unbroken_since(Stamp::from_seconds(3)));
+        contact.registered();
+        let since = Instant::now();
+        contact.acknowledged(Stamp::now());
+        assert!(contact.unbroken_since(since));
     }
 
     #[test]
     fn contact_is_unbroken_for_what_came_after_its_start_only() {
         let contact = Contact::default();
-        let before = Stamp::from_seconds(1);
-        contact.acknowledged(Stamp::from_seconds(2));
-        assert!(contact.unbroken_since(Stamp::from_seconds(3)));
+        let before = Instant::now();
+        std::thread::sleep(Duration::from_millis(1));
+        contact.acknowledged(Stamp::now());
+        assert!(contact.unbroken_since(Instant::now()));
         assert!(!contact.unbroken_since(before));
     }
 }

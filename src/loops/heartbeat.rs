@@ -59,7 +59,7 @@ fn run(node: &Node, host: &Host) {
             match host.register(&registration(node, host)) {
                 Ok(()) => {
                     log::info!("registered at the host");
-                    host.contact.registered(Stamp::now());
+                    host.contact.registered();
                     registered_at = Instant::now();
                     register_pause = REGISTER_PAUSE_FIRST;
                     // The first beat follows at once: until then the host knows no memory.

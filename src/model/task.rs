@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -168,6 +169,10 @@ pub struct TaskRecord {
     pub phase: Phase,
     pub wanted: Wanted,
     pub times: Times,
+    /// When this run of the program accepted it, by a clock that nobody can set; `None` for one that
+    /// an earlier run did.
+    #[serde(skip)]
+    pub accepted_by_us: Option<Instant>,
     /// `Idempotency-Key` of the request that made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
@@ -220,6 +225,7 @@ impl TaskRecord {
             phase: Phase::Accepted,
             wanted: Wanted::Run,
             times: Times::accepted(now),
+            accepted_by_us: Some(Instant::now()),
             idempotency_key,
             tunnel_secret,
             end_is_told: false,

@@ -39,7 +39,10 @@ pub fn warnings(node: &Node) -> Vec<String> {
     let counted = [
         (metrics::REPORTS_SET_ASIDE.get(), "status reports were refused as malformed by the host"),
         (metrics::THREAD_PANICS.get(), "threads ended by a panic"),
-        (metrics::LOG_LINES_LOST.get(), "lines were not taken by the log file; is its disk full?"),
+        (
+            metrics::LOG_LINES_LOST.get(),
+            "lines were not taken by the log file or stderr; is the disk full, or does it hang?",
+        ),
     ];
     for (count, what) in counted.into_iter().filter(|(count, _)| *count > 0) {
         warnings.push(format!("{count} {what}"));

@@ -103,7 +103,9 @@ fn withdraw_if_the_user_ended_it(node: &Arc<Node>, id: TaskId) {
         if record.phase == Phase::Ended || record.wanted != Wanted::Run {
             return false;
         }
-        if !host.contact.unbroken_since(record.times.accepted) {
+        // One of an earlier run of ours: nobody knows what the host heard between.
+        let Some(accepted) = record.accepted_by_us else { return false };
+        if !host.contact.unbroken_since(accepted) {
             return false;
         }
         record.wanted = Wanted::Withdrawn;

@@ -219,6 +219,7 @@ impl Door {
             let now = Instant::now();
             self.tell_the_parked();
             self.close_the_idle(now < hear_until);
+            self.refuse_the_unfinished(now);
             if now >= end || self.desk.is_empty() {
                 break;
             }
@@ -234,8 +235,12 @@ impl Door {
     /// lives on they wait for our successor.
     fn accept_the_last(&mut self) {
         for number in 0..self.listeners.len() {
-            if self.listeners[number].outlives_us() {
+            let listener = &mut self.listeners[number];
+            if listener.outlives_us() {
                 continue;
+            }
+            if let Err(error) = listener.invite_no_more() {
+                log::warn!("who connects in this moment is reset: {error}");
             }
             // As many as the kernel has kept for us; those who come meanwhile are not all awaited.
             for _ in 0..=HTTP_BACKLOG as usize / HTTP_ACCEPTS_PER_TURN {
@@ -251,6 +256,20 @@ impl Door {
             if let Stage::Parked { manner, .. } = stage {
                 self.desk.answer_parked(conn, &Refusal::Stopping.reply(), manner);
             }
+        }
+    }
+
+    /// Tells who has had its hearing and brings half a request that nothing comes of it: all others would
+    /// wait for a door because of it.
+    fn refuse_the_unfinished(&self, now: Instant) {
+        let had_hearing = now + self.desk.patience.head - HTTP_LAST_HEARING;
+        let unfinished = |seat: &Seat| match &seat.stage {
+            Stage::Head => !seat.conn.read.is_empty() && seat.deadline <= had_hearing,
+            Stage::Body(_) => seat.deadline <= had_hearing,
+            Stage::Parked { .. } | Stage::Answering { .. } | Stage::Lingering { .. } => false,
+        };
+        for Seat { conn, .. } in self.desk.lobby.take_all(unfinished) {
+            self.desk.refuse(conn, &Refusal::Stopping, Manner::CONFUSED);
         }
     }
 

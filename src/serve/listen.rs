@@ -220,6 +220,22 @@ impl Listener {
         self.origin == Origin::Passed
     }
 
+    /// Lets nobody else connect, so that those who have can all be accepted before we close, which would
+    /// reset them. Packets to a port are dropped: whoever knocks between here and the close knocks
+    /// again a second later, as after any lost packet. A socket file is taken away.
+    pub fn invite_no_more(&mut self) -> io::Result<()> {
+        match (&self.socket, &self.origin) {
+            (Listening::Tcp(listener), Origin::Opened) => drop_packets(listener),
+            (_, Origin::OpenedFile(path)) => {
+                let gone = fs::remove_file(path);
+                // At the close the path may be somebody else's.
+                self.origin = Origin::Opened;
+                gone
+            }
+            (_, Origin::Opened | Origin::Passed) => Ok(()),
+        }
+    }
+
     /// The next connection and who is there, with the socket non-blocking and without Nagle's wait.
     pub fn accept(&self) -> io::Result<(Socket, Peer)> {
         match &self.socket {
@@ -275,12 +291,34 @@ fn open_unix(path: &Path) -> io::Result<UnixListener> {
     Ok(UnixListener::from(fd))
 }
 
+/// Has the kernel drop what arrives at `listener` itself; its connections are not touched.
+fn drop_packets(listener: &TcpListener) -> io::Result<()> {
+    // "Accept 0 bytes", the shortest filter there is (socket(7), SO_ATTACH_FILTER).
+    let mut nothing =
+        [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }];
+    let program = libc::sock_fprog { len: nothing.len() as u16, filter: nothing.as_mut_ptr() };
+    // SAFETY: the kernel reads `program` and the one instruction it points to, both alive here.
+    let set = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size_of_val(&program) as libc::socklen_t,
+        )
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 fn backlog() -> Backlog {
     Backlog::new(HTTP_BACKLOG).unwrap_or(Backlog::MAXCONN)
 }
 
 #[cfg(test)]
 mod test {
+    use std::io::Write;
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -345,6 +383,38 @@ mod test {
         let address = std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap();
         let listener = UnixListener::bind_addr(&address).unwrap();
         assert_eq!(take(listener, 0).unwrap_err(), PassedFault::Family);
+    }
+
+    #[test]
+    fn nobody_connects_after_the_last_invitation_and_who_has_is_still_accepted() {
+        let (mut listener, address) = Listener::tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut early = std::net::TcpStream::connect(address).unwrap();
+        listener.invite_no_more().unwrap();
+        let late = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100));
+        assert_eq!(late.unwrap_err().kind(), ErrorKind::TimedOut);
+        let (socket, _) = listener.accept().unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+        drop(listener);
+        // Its bytes are not dropped.
+        early.write_all(b"late words").unwrap();
+        let mut conn = [0; 16];
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(nix::unistd::read(&socket, &mut conn).unwrap(), b"late words".len());
+    }
+
+    #[test]
+    fn socket_file_is_away_before_its_last_caller_is_accepted() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        let mut listener = Listener::unix(&path).unwrap();
+        let _early = UnixStream::connect(&path).unwrap();
+        listener.invite_no_more().unwrap();
+        assert!(UnixStream::connect(&path).is_err());
+        let successor = Listener::unix(&path).unwrap();
+        assert!(listener.accept().is_ok());
+        drop(listener);
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(successor);
     }
 
     #[test]

@@ -32,6 +32,13 @@ struct Listing {
     newest: Vec<String>,
 }
 
+/// Counts a record that is none; the level is for saying so.
+fn count_one() -> (u64, log::Level) {
+    metrics::RECORDS_BROKEN.up();
+    let count = metrics::RECORDS_BROKEN.get();
+    (count, if count > ASIDE_LOGGED_MAX { log::Level::Debug } else { log::Level::Error })
+}
+
 /// What an operator has to look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SetAside {
@@ -52,9 +59,7 @@ impl Aside {
     /// Moves a file out of the records' way, under a name that says when it was found, what it was
     /// called, and what is wrong with it.
     pub fn take(&self, path: &Path, flawed: &Flawed) {
-        metrics::RECORDS_BROKEN.up();
-        let count = metrics::RECORDS_BROKEN.get();
-        let level = if count > ASIDE_LOGGED_MAX { log::Level::Debug } else { log::Level::Error };
+        let (count, level) = count_one();
         // Somebody may have cleared it by removing it. Refused, so is the move.
         let _ = make(&self.directory);
         let moved = self.free_name(path, flawed).and_then(|aside| fs::rename(path, aside));
@@ -74,6 +79,13 @@ impl Aside {
             log::error!("more of them are not logged; see {}", self.directory.display());
         }
         lock(&self.listing).changed = None;
+    }
+
+    /// The record of a task that waits for the host is not at `path` any more, whoever took it: no
+    /// other place knows how that task ended.
+    pub fn note_loss(&self, path: &Path) {
+        let (_, level) = count_one();
+        log::log!(level, "{} is gone: the host can't be told how its task ended", path.display());
     }
 
     /// Whether what could not be moved is still in a record's way. A file is not: a record that is

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, TryLockError};
+use std::thread;
+use std::time::Instant;
 
 use nix::fcntl::Flock;
 use nix::sys::statvfs::statvfs;
@@ -16,17 +18,20 @@ use super::directory::{hold, id_of, make, within};
 use super::error::StoreError;
 use super::file::{self, TEMPORARY_SUFFIX};
 use super::record_file::{self, Flaw, Flawed, Unread};
+use crate::limits::{JOIN_LOOK_AGAIN, STATE_DIR_LEAVE};
 use crate::metrics;
 use crate::model::ids::TaskId;
 use crate::model::task::TaskRecord;
 use crate::model::time::Stamp;
-use crate::threads::lock;
+use crate::threads::{lock, unpoisoned};
 
 /// The records of this node.
 #[derive(Debug)]
 pub struct Table {
     /// Held while we live: two runners on one directory would each end the other's tasks.
-    _lock: Flock<File>,
+    lock: Mutex<Option<Flock<File>>>,
+    /// Read while a file is written or moved; taken for good by who leaves.
+    gate: RwLock<()>,
     tasks: PathBuf,
     untold: PathBuf,
     pub(super) ended: PathBuf,
@@ -104,7 +109,8 @@ impl Table {
     pub fn open(state_dir: &Path) -> Result<Table, StoreError> {
         make(state_dir)?;
         let table = Table {
-            _lock: hold(state_dir)?,
+            lock: Mutex::new(Some(hold(state_dir)?)),
+            gate: RwLock::default(),
             tasks: state_dir.join("tasks"),
             untold: state_dir.join("untold"),
             ended: state_dir.join("ended"),
@@ -161,16 +167,20 @@ impl Table {
         id: TaskId,
         change: impl FnOnce(&mut TaskRecord) -> R,
     ) -> Result<R, StoreError> {
-        let entry = self.taken_down(id)?;
-        let mut slot = lock(&entry);
-        let current = slot.as_mut().ok_or(StoreError::Missing(id))?;
-        let mut next = current.clone();
-        let result = change(&mut next);
-        if next != *current {
-            self.write(&next)?;
-            *current = next;
+        loop {
+            let entry = self.taken_down(id)?;
+            let mut slot = lock(&entry);
+            // It began to wait for the host, or was put away, while we waited for it: by now its
+            // place says which.
+            let Some(current) = slot.as_mut() else { continue };
+            let mut next = current.clone();
+            let result = change(&mut next);
+            if next != *current {
+                self.write(&next)?;
+                *current = next;
+            }
+            return Ok(result);
         }
-        Ok(result)
     }
 
     /// Changes a record that is worked on, in memory; the change reaches the disk with the next
@@ -184,21 +194,18 @@ impl Table {
 
     /// A copy of the live record.
     pub fn get(&self, id: TaskId) -> Option<TaskRecord> {
-        // Twice: between the two looks at a record it may begin to wait for the host.
-        for _ in 0..2 {
-            let told = match self.place(id)? {
-                Place::Whole(entry) => match lock(&entry).clone() {
-                    Some(record) => return Some(record),
-                    None => continue,
-                },
-                Place::Untold => false,
-                Place::Told => true,
+        // Its place changes under us once or twice at most: it begins to wait for the host, or is
+        // taken back from there.
+        for _ in 0..3 {
+            let place = self.place(id)?;
+            let found = match &place {
+                Place::Whole(entry) => lock(entry).clone(),
+                Place::Untold => self.read_untold(id),
+                Place::Told => self.read_untold(id).map(without_reports),
             };
-            let mut record = self.read_untold(id)?;
-            if told {
-                record.reports.clear();
+            if found.is_some() {
+                return found;
             }
-            return Some(record);
         }
         None
     }
@@ -214,7 +221,7 @@ impl Table {
         let path = self.ended_file(id);
         let record = self.read(&path, id)?.ok_or(StoreError::Missing(id))?;
         // The host had heard of it when it came here.
-        Ok(TaskRecord { reports: Vec::new(), ..record })
+        Ok(without_reports(record))
     }
 
     /// Whether a live record of this id is there.
@@ -327,6 +334,7 @@ impl Table {
     pub fn look(&self) {
         if self.trouble().is_some() || !has_room(&self.tasks) {
             // What is wrong is remembered, and said.
+            let _at_the_disk = self.at_the_disk();
             let tried = within(&self.tasks, || file::try_writing(&self.tasks));
             let _ = self.note_trouble(Purpose::Change, tried);
         }
@@ -340,6 +348,37 @@ impl Table {
     /// Files that are no records and wait for an operator.
     pub fn set_aside(&self) -> SetAside {
         self.aside.list()
+    }
+
+    /// Gives the directory to whoever follows us, as the last thing before the process ends: nothing
+    /// is written any more, and whoever tries waits for the end. The kernel would give it back only
+    /// with our last thread, and one that waits in it for a file server that is gone can outlive us
+    /// for days. False if a write hangs: then the directory stays ours until the kernel is done.
+    pub fn leave(&self) -> bool {
+        let until = Instant::now() + STATE_DIR_LEAVE;
+        loop {
+            match self.gate.try_write() {
+                Ok(closed) => {
+                    std::mem::forget(closed);
+                    break;
+                }
+                Err(TryLockError::Poisoned(closed)) => {
+                    std::mem::forget(closed.into_inner());
+                    break;
+                }
+                Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                    thread::sleep(JOIN_LOOK_AGAIN);
+                }
+                Err(TryLockError::WouldBlock) => return false,
+            }
+        }
+        drop(lock(&self.lock).take());
+        true
+    }
+
+    /// Held while a file is written or moved.
+    fn at_the_disk(&self) -> RwLockReadGuard<'_, ()> {
+        unpoisoned(self.gate.read())
     }
 
     // ── places ───────────────────────────────────────────────────────────────────────────────
@@ -378,6 +417,7 @@ impl Table {
             Ok(Some(record)) => *slot = Some(record),
             Ok(None) => {
                 lock(&self.live).remove(id);
+                self.aside.note_loss(&path);
                 return Err(StoreError::Missing(id));
             }
             Err(error) => {
@@ -405,13 +445,16 @@ impl Table {
     }
 
     fn read_untold(&self, id: TaskId) -> Option<TaskRecord> {
-        match self.read(&self.untold_file(id), id) {
+        let path = self.untold_file(id);
+        match self.read(&path, id) {
             Ok(Some(record)) => Some(record),
             Ok(None) => {
                 let mut live = lock(&self.live);
                 // Unless it has come to memory, or was put away, meanwhile.
-                if matches!(live.places.get(&id), Some(Place::Untold | Place::Told)) {
+                if let Some(Place::Untold | Place::Told) = live.places.get(&id) {
                     live.remove(id);
+                    drop(live);
+                    self.aside.note_loss(&path);
                 }
                 None
             }
@@ -430,12 +473,15 @@ impl Table {
         let content = encode(&record)?;
         // Beside the old one, where a start finds what we could not finish.
         let (fresh, to) = (file::temporary(&from), self.ended_file(id));
-        let written = within(&self.ended, || {
-            file::write(&fresh, &content)
-                .and_then(|_| fs::rename(&fresh, &to))
-                .and_then(|()| fs::remove_file(&from))
-                .map_err(|source| StoreError::io("write", &to, source))
-        });
+        let written = {
+            let _at_the_disk = self.at_the_disk();
+            within(&self.ended, || {
+                file::write(&fresh, &content)
+                    .and_then(|_| fs::rename(&fresh, &to))
+                    .and_then(|()| fs::remove_file(&from))
+                    .map_err(|source| StoreError::io("write", &to, source))
+            })
+        };
         written.or_else(|error| {
             let _ = fs::remove_file(&fresh);
             // A full disk can still move: what is not written follows from where the file is.
@@ -512,11 +558,13 @@ impl Table {
         let path = self.live_file(record.spec.id);
         let content = encode(record)?;
         metrics::RECORD_WRITES.up();
+        let _at_the_disk = self.at_the_disk();
         within(&self.tasks, || file::write_durably(&path, &content))
     }
 
     fn rename(&self, from: &Path, directory: &Path) -> Result<(), StoreError> {
         let to = directory.join(from.file_name().unwrap_or_default());
+        let _at_the_disk = self.at_the_disk();
         within(directory, || {
             fs::rename(from, &to).map_err(|source| StoreError::io("move", from, source))
         })
@@ -549,6 +597,7 @@ impl Table {
             return Err(StoreError::Blocked { path });
         }
         self.write(record).inspect_err(|_| {
+            let _at_the_disk = self.at_the_disk();
             let _ = fs::remove_file(&path);
         })
     }
@@ -573,6 +622,10 @@ fn has_room(directory: &Path) -> bool {
         !is_full(found.blocks(), found.blocks_available())
             && !is_full(found.files(), found.files_available())
     })
+}
+
+fn without_reports(record: TaskRecord) -> TaskRecord {
+    TaskRecord { reports: Vec::new(), ..record }
 }
 
 fn is_unfinished(path: &Path) -> bool {

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Counts, StoreError, Table};
 use crate::limits::{ENDED_RECORD_AGE_MAX, ENDED_RECORDS_MAX, ENDED_RECORDS_SLACK};
+use crate::metrics;
 use crate::model::ids::TaskId;
 use crate::model::phase::Phase;
 use crate::model::placement::Placement;
@@ -400,6 +401,36 @@ fn kill_of_a_task_that_waits_for_the_host_takes_its_record_back() {
 }
 
 #[test]
+fn kill_that_comes_while_a_record_goes_to_wait_for_the_host_finds_it() {
+    for _ in 0..100 {
+        let state = tempfile::tempdir().unwrap();
+        let table = Table::open(state.path()).unwrap();
+        table.insert(record(7)).unwrap();
+        table.update(id(7), end_untold).unwrap();
+        std::thread::scope(|scope| {
+            let retired = scope.spawn(|| table.retire(id(7)));
+            let found = scope.spawn(|| table.find(id(7)));
+            table.update(id(7), |record| record.reports.clear()).unwrap();
+            retired.join().unwrap().unwrap();
+            found.join().unwrap().unwrap();
+        });
+        assert_eq!(table.find(id(7)).unwrap().reports, []);
+    }
+}
+
+#[test]
+fn task_whose_waiting_record_was_taken_away_is_not_reported_and_counted_as_a_loss() {
+    let state = tempfile::tempdir().unwrap();
+    let table = with_an_untold_task(state.path());
+    let before = metrics::RECORDS_BROKEN.get();
+    fs::remove_file(state.path().join("untold/7.json")).unwrap();
+    assert!(table.get(id(7)).is_none());
+    assert!(table.update(id(7), |_| ()).is_err());
+    assert_eq!(table.counts(), Counts::default());
+    assert!(metrics::RECORDS_BROKEN.get() > before);
+}
+
+#[test]
 fn task_that_is_told_and_can_t_be_moved_is_not_told_again_and_moved_later() {
     let state = tempfile::tempdir().unwrap();
     let table = with_an_untold_task(state.path());
@@ -451,4 +482,20 @@ fn refusal_of_a_directory_names_it_and_its_holder() {
     let said = Table::open(directory.path()).unwrap_err().to_string();
     assert!(said.contains(directory.path().to_str().unwrap()), "{said}");
     assert!(said.contains(&format!("process {}", std::process::id())), "{said}");
+}
+
+#[test]
+fn directory_that_was_left_is_had_by_a_successor_and_written_by_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = std::sync::Arc::new(Table::open(dir.path()).unwrap());
+    table.insert(record(1)).unwrap();
+    assert!(table.leave());
+    let successor = Table::open(dir.path()).unwrap();
+    assert!(successor.is_live(id(1)));
+    // Waits for the end of its process, which is this one's.
+    let late = std::sync::Arc::clone(&table);
+    let writer = std::thread::spawn(move || late.insert(record(2)));
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!writer.is_finished());
+    assert!(!dir.path().join("tasks/2.json").exists());
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::kit::{
-    Behaviour, Daemon, EngineProxy, FakeHost, OwnEngine, Report, SOON, call, execute, execute_body,
-    image, running, task_container, unique_id, wait_until, with,
+    Behaviour, Daemon, EngineProxy, FakeHost, OwnEngine, Report, SOON, api, call, docker, execute,
+    execute_body, image, running, task_container, test_name, unique_id, wait_until, with,
 };
 
 /// A loaded machine, an Engine that has just started, and tasks that wait for it.
@@ -430,5 +430,43 @@ fn engine_that_hangs_and_is_then_killed_finishes_what_it_had_begun() {
         assert_ended_by_itself(&final_of(&host, id), 3);
         assert_eq!(marks(&daemon, id), 1);
     }
+    assert!(wait_until(SOON, || daemon.containers().is_empty()));
+}
+
+// ── an Engine whose memory is full ───────────────────────────────────────────────────────────
+
+#[test]
+fn end_with_an_engine_that_was_gone_is_laid_at_its_door_also_when_its_memory_is_full() {
+    /// `ENGINE_EVENTS_REMEMBERED`.
+    const REMEMBERED: usize = 256;
+    let (host, engine) = (FakeHost::start(), EngineProxy::start());
+    let daemon = Daemon::builder().host(&host).engine(&engine).start();
+    let id = running(&daemon, "sleep 600");
+    engine.down();
+    docker(&["kill", &task_container(id)]);
+    // What a hundred tasks' ends leave there by themselves: the task's start falls out.
+    let repository = test_name("memory");
+    let tag = format!("/images/{}/tag?repo={repository}&tag=x", image("busybox"));
+    (0..REMEMBERED).for_each(|_| drop(api("POST", &tag, None).expect(201)));
+    docker(&["rmi", &format!("{repository}:x")]);
+    // The event stream tries again each second.
+    thread::sleep(Duration::from_secs(2));
+    engine.up();
+    assert_ended_with_the_engine(&final_of(&host, id), Some(137));
+}
+
+#[test]
+fn container_that_neither_starts_nor_goes_fails_its_task() {
+    let (host, engine) = (FakeHost::start(), EngineProxy::start());
+    let daemon = Daemon::builder().host(&host).engine(&engine).start();
+    let refused = |said: &str| Behaviour::Reply(500, json!({ "message": said }));
+    engine.on("POST", "/containers/*/start", refused("failed to start shim"));
+    engine.on_nth(1, "POST", "/containers/*/start", Behaviour::Die);
+    engine.on("DELETE", "/containers/*", refused("device or resource busy"));
+    let last = final_of(&host, execute(&daemon, "true"));
+    assert_eq!(last.status, "failed");
+    assert!(last.message.is_some_and(|said| said.contains("failed to start shim")));
+    assert_eq!(engine.calls("POST /containers/*/start"), 2);
+    engine.clear();
     assert!(wait_until(SOON, || daemon.containers().is_empty()));
 }

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread::{scope, sleep, spawn};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::kit::{
@@ -132,20 +133,26 @@ fn tasks_that_wait_for_a_hung_share_go_on_when_it_is_back() {
 
 #[test]
 fn doctor_says_that_a_share_hangs_instead_of_hanging() {
-    let daemon = Daemon::builder().stopped();
+    let mut daemon = Daemon::builder().stopped();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let log_file = elsewhere.path().join("runner.log");
+    daemon.reconfigure("runner_log_file", log_file.to_str().expect("a plain path"));
+    let _logs = HungShare::over(elsewhere.path());
     let _share = HungShare::over(daemon.shared_dir());
     let since = Instant::now();
     let mut doctor = Command::new(env!("CARGO_BIN_EXE_river-runner"));
     doctor.arg("doctor").arg("--config").arg(daemon.config_path());
     let mut doctor = doctor.stdout(Stdio::piped()).spawn().expect("river-runner");
-    let ended = wait_until(TOLD_WITHIN, || doctor.try_wait().expect("our child").is_some());
+    let ended = wait_until(2 * TOLD_WITHIN, || doctor.try_wait().expect("our child").is_some());
     let _ = doctor.kill();
     let output = doctor.wait_with_output().expect("its output");
     assert!(ended, "still running after {:?}", since.elapsed());
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stdout);
-    let line = said.lines().find(|line| line.contains("shared_dir")).expect("a line about it");
-    assert!(line.starts_with("fail") && line.contains("does not answer"), "{said}");
+    for place in ["shared_dir", "runner_log_file"] {
+        let line = said.lines().find(|line| line.contains(place)).expect("a line about it");
+        assert!(line.starts_with("fail") && line.contains("does not answer"), "{said}");
+    }
 }
 
 // ── what does not ────────────────────────────────────────────────────────────────────────────────
@@ -257,6 +264,44 @@ fn runner_stops_in_time_while_the_share_hangs_and_the_next_goes_on() {
     daemon.wait_healthy();
     share.heal();
     ids.iter().for_each(|&id| assert_ended_right(&host, &daemon, id));
+}
+
+/// SHARED_DIR is mostly a directory on a mount, and then its path can't even be looked up.
+#[test]
+fn runner_starts_with_its_shared_directory_below_a_mount_that_hangs() {
+    let host = FakeHost::start();
+    let mut daemon = Daemon::builder().host(&host).stopped();
+    let below = daemon.shared_dir().join("below");
+    fs::create_dir(&below).unwrap();
+    let share = HungShare::over(daemon.shared_dir());
+    daemon.reconfigure("shared_dir", below.to_str().expect("a plain path"));
+    daemon.launch();
+    daemon.wait_healthy();
+    daemon.wait_warning("does not answer");
+    let id = execute(&daemon, "echo word; exit 3");
+    drop(share);
+    assert_ended_right(&host, &daemon, id);
+}
+
+/// Nothing ends a thread that waits for a file server which has its request: the process stays, without
+/// its port and, since that was let go, without the state directory.
+#[test]
+fn successor_starts_while_the_share_keeps_its_predecessor_from_ending() {
+    let host = FakeHost::start();
+    let (mut daemon, mut share) = hung_from_the_start(&host);
+    let id = execute(&daemon, "echo word; exit 3");
+    daemon.wait_warning("does not answer");
+    share.swallow_requests();
+    let mut next = daemon.twin();
+    daemon.signal(Signal::SIGTERM);
+    sleep(STOP_MAX);
+    next.launch();
+    next.wait_healthy();
+    assert!(!daemon.has_exited(), "this share lets everybody go");
+    share.break_down();
+    drop(share);
+    assert_eq!(daemon.wait_exit(SOON), (Some(0), None));
+    assert_ended_right(&host, &next, id);
 }
 
 // ── a share that is not there ────────────────────────────────────────────────────────────────────

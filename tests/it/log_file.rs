@@ -1,13 +1,15 @@
 //! The log in a file: where it goes, SIGHUP, and a disk that is full.
 
 use std::fs;
+use std::io::{ErrorKind, Write, pipe};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 
-use crate::kit::{Daemon, SOON, execute, wait_until};
+use crate::kit::{Daemon, HungShare, SOON, execute, wait_until};
 
 fn text(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default()
@@ -25,7 +27,7 @@ fn log_goes_to_its_file_and_after_a_hangup_to_the_new_one_of_that_name() {
     let directory = tempfile::tempdir().unwrap();
     let (mut daemon, path) = logging_to(directory.path());
     let rotated = directory.path().join("runner.log.1");
-    assert!(text(&path).contains("listens on"), "{}", text(&path));
+    assert!(wait_until(SOON, || text(&path).contains("listens on")), "{}", text(&path));
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
     fs::rename(&path, &rotated).unwrap();
     daemon.signal(Signal::SIGHUP);
@@ -90,4 +92,70 @@ fn full_disk_under_the_log_file_hurts_no_task_and_shows_in_health() {
     fs::remove_file(disk.0.path().join("ballast")).unwrap();
     daemon.signal(Signal::SIGHUP);
     assert!(wait_until(SOON, || text(&path).ends_with("log file opened anew\n")));
+}
+
+// ── a log that hangs ─────────────────────────────────────────────────────────────────────────────
+
+#[test]
+fn hangup_with_the_log_directory_hung_holds_neither_tasks_nor_the_stop() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut daemon, path) = logging_to(directory.path());
+    let share = HungShare::over(directory.path());
+    daemon.signal(Signal::SIGHUP);
+    let id = execute(&daemon, "exit 3");
+    assert_eq!(daemon.wait_over(id)["exit_code"], 3);
+    daemon.stop();
+    drop(share);
+    assert!(text(&path).contains("listens on"));
+}
+
+#[test]
+fn log_file_that_hangs_refuses_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let share = HungShare::over(directory.path());
+    let path = directory.path().join("runner.log");
+    let setting = path.to_str().expect("a plain path");
+    let mut daemon = Daemon::builder().set("runner_log_file", setting).stopped();
+    daemon.launch();
+    assert_eq!(daemon.wait_exit(SOON), (Some(1), None));
+    assert!(daemon.log().contains("does not answer"), "{}", daemon.log());
+    drop(share);
+}
+
+/// As a service manager's log that is stuck.
+#[test]
+fn stderr_that_nobody_reads_holds_neither_tasks_nor_the_stop() {
+    let daemon = Daemon::builder().set("log_level", "debug").stopped();
+    let (reader, mut writer) = pipe().unwrap();
+    let stderr = writer.try_clone().unwrap();
+    let runner = Command::new(env!("CARGO_BIN_EXE_river-runner"))
+        .arg("serve")
+        .arg("--config")
+        .arg(daemon.config_path())
+        .stderr(Stdio::from(stderr))
+        .spawn();
+    let mut runner = Ended(runner.unwrap());
+    assert!(wait_until(SOON, || daemon.try_get("/health").is_ok()));
+    nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
+        .unwrap();
+    let full = std::iter::repeat_with(|| writer.write(&[b'x'; 512])).find_map(Result::err);
+    assert_eq!(full.unwrap().kind(), ErrorKind::WouldBlock);
+    nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty())).unwrap();
+    let id = execute(&daemon, "exit 3");
+    assert_eq!(daemon.wait_over(id)["exit_code"], 3);
+    let pid = nix::unistd::Pid::from_raw(runner.0.id().cast_signed());
+    nix::sys::signal::kill(pid, Signal::SIGTERM).unwrap();
+    let ended = wait_until(SOON, || runner.0.try_wait().unwrap().is_some());
+    assert!(ended, "SIGTERM is not heard");
+    drop(reader);
+}
+
+/// A runner that no test leaves behind.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

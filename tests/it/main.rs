@@ -10,6 +10,10 @@ mod bad_input;
 mod bounds;
 /// The command line as a user types it, against a fake runner.
 mod cli;
+/// The wall clock is set under the runner.
+mod clock;
+/// Deaths of the runner at each system call on a record.
+mod crash_sweep;
 /// The HTTP door by itself: framing, hostile bytes, caps, who may call.
 mod door;
 /// The Engine room against the machine's own Engine.

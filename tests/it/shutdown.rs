@@ -96,10 +96,15 @@ fn stop_with_200_tasks_waiting_for_a_hung_engine_loses_none() {
     }
 }
 
-/// Makes copies of a record in `untold` under ids of their own while no runner looks. The ids.
+/// Makes copies of a record under ids of their own, as of tasks that wait for the host, while no
+/// runner looks. The ids.
 fn copies_of_untold(daemon: &Daemon, id: u64, count: usize) -> Vec<u64> {
     let untold = daemon.state_dir().join("untold");
-    let record = fs::read_to_string(untold.join(format!("{id}.json"))).unwrap();
+    // Where it is depends on whether the runner was through with it.
+    let places = [daemon.state_dir().join("tasks"), untold.clone()];
+    let found =
+        places.iter().find_map(|place| fs::read_to_string(place.join(format!("{id}.json"))).ok());
+    let record = found.expect("the record");
     let ids: Vec<u64> = (0..count).map(|_| unique_id()).collect();
     for copy in &ids {
         let text = record.replace(&id.to_string(), &copy.to_string());
@@ -178,6 +183,18 @@ fn stop_tells_callers_whose_pause_hangs_in_the_engine() {
         stream.read_to_string(&mut text).expect("an answer");
         assert!(text.starts_with("HTTP/1.1 503"), "{text:?}");
     }
+}
+
+/// Nobody else waits for a door because somebody dribbles.
+#[test]
+fn stop_tells_who_brings_half_a_request_and_does_not_wait_for_the_rest() {
+    let mut daemon = Daemon::start();
+    let mut half = sent(&daemon, b"GET /health HTTP/1.1\r\nHost: 127");
+    thread::sleep(A_MOMENT);
+    stops_in_time(&mut daemon);
+    let mut answer = String::new();
+    half.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer:?}");
 }
 
 #[test]

@@ -90,6 +90,16 @@ fn ready_is_told_once_the_port_answers_and_stopping_at_the_stop() {
 }
 
 #[test]
+fn ready_that_finds_the_managers_queue_full_is_told_again() {
+    let notices = Notices::listen();
+    let other = UnixDatagram::unbound().unwrap();
+    other.set_nonblocking(true).unwrap();
+    while other.send_to(b"X_OF_OTHERS=1", &notices.name).is_ok() {}
+    let _daemon = notices.builder().start();
+    notices.wait("READY=1");
+}
+
+#[test]
 fn name_without_a_file_is_told_too() {
     let notices = Notices::listen_abstractly();
     let _daemon = notices.builder().start();

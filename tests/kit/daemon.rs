@@ -25,6 +25,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(3);
 const LOG_SHOWN_BYTES: usize = 16 * 1024;
 /// What the Engine takes to finish a creation whose caller is gone, so that it can be removed.
 const CREATION_SETTLES: Duration = Duration::from_millis(50);
+/// The runner's log has a thread of its own: a line is there a moment after what it tells of.
+const LOG_SETTLES: Duration = Duration::from_millis(20);
 
 /// A runner, running or stopped. Dropping it ends it and removes its containers.
 pub struct Daemon {
@@ -286,6 +288,7 @@ impl Daemon {
 
     /// Everything the runner has written to stderr, over all its lives.
     pub fn log(&self) -> String {
+        std::thread::sleep(LOG_SETTLES);
         lossy(&self.log_file())
     }
 

@@ -4,8 +4,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crossbeam_channel::bounded;
+
 use super::fault::Fault;
+use crate::limits::{PATH_LOOK_DEADLINE, STACK_BYTES};
 use crate::model::settings::Settings;
+use crate::threads;
 
 /// Names in `state_dir` that the store never uses, so that the standalone directories may be there.
 const LENT_NAMES: [&str; 2] = ["shared", "local"];
@@ -13,11 +17,15 @@ const LENT_NAMES: [&str; 2] = ["shared", "local"];
 /// What in `settings` lies where it must not.
 pub fn faults(settings: &Settings) -> Vec<Fault> {
     let mut faults = Vec::new();
-    let state_dir = real(&settings.state_dir);
-    let socket = settings.api_socket.as_deref().map(real);
-    let log_file = settings.runner_log_file.as_deref().map(real);
-    for (name, open) in open_to_containers(settings) {
-        let open = real(&open);
+    let open = open_to_containers(settings);
+    let own = [&settings.api_socket, &settings.runner_log_file].into_iter().flatten();
+    let paths =
+        [&settings.state_dir].into_iter().chain(own).chain(open.iter().map(|(_, path)| path));
+    let mut real = all_real(paths.cloned().collect()).into_iter();
+    let state_dir = real.next().unwrap_or_else(|| settings.state_dir.clone());
+    let socket = settings.api_socket.as_ref().and_then(|_| real.next());
+    let log_file = settings.runner_log_file.as_ref().and_then(|_| real.next());
+    for (name, open) in open.iter().map(|(name, _)| *name).zip(real) {
         if state_dir.starts_with(&open) {
             let path = state_dir.clone();
             faults.push(Fault::Exposed { what: "state_dir", path, within: name, open });
@@ -50,6 +58,25 @@ fn open_to_containers(settings: &Settings) -> Vec<(&'static str, PathBuf)> {
     let sources = settings.additional_mounts.iter().filter_map(|mount| mount.split(':').next());
     open.extend(sources.map(|source| ("additional_mounts", source.into())));
     open
+}
+
+/// Each of `paths` as [`real`] has it. One below a mount that hangs stays as it is written: a share that
+/// is away is no reason not to start (design law 5), and is looked at by nobody but this thread.
+fn all_real(paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    let mut found = Vec::with_capacity(paths.len());
+    while found.len() < paths.len() {
+        let rest = paths[found.len()..].to_vec();
+        let (tell, told) = bounded(rest.len());
+        let look = move || rest.iter().try_for_each(|path| tell.send(real(path)));
+        if threads::spawn("paths", STACK_BYTES, look).is_ok() {
+            while let Ok(path) = told.recv_timeout(PATH_LOOK_DEADLINE) {
+                found.push(path);
+            }
+        }
+        // The one at which it hangs, or all if there is no thread to be had.
+        found.extend(paths.get(found.len()).cloned());
+    }
+    found
 }
 
 /// `path` without symbolic links, as far as it exists already.

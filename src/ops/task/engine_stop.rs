@@ -2,9 +2,12 @@
 //! machine lost power. Asked by `finish` of an exit code that such an end makes, and of a container
 //! that is gone; never of a task that ended by itself. How it is known: contrib/design/0004.
 
+use chrono::{DateTime, Utc};
+
 use crate::docker::{DockerError, Memory};
 use crate::model::phase::Wanted;
-use crate::model::task::TaskRecord;
+use crate::model::task::{TaskRecord, Times};
+use crate::model::time::Stamp;
 use crate::ops::Node;
 
 /// What an Engine writes that finds a container dead of which it knows no code: after a power cut.
@@ -28,18 +31,32 @@ pub fn is_by_the_engine(
     if record.wanted != Wanted::Run || !may_be_by_the_engine(code) {
         return Ok(false);
     }
+    // The Engine is asked for what was before now; by a clock that was set back the container's
+    // start is not.
+    if Stamp::now() < latest_sign_of_a_start(&record.times) {
+        return Ok(false);
+    }
     let memory = node.engine.remembers(container)?;
-    Ok(has_outlived_an_engine(memory)
+    let gone = node.engine.gone().map(|at| Stamp::from(DateTime::<Utc>::from(at)));
+    let was_gone_since = gone.is_some_and(|at| record.times.started.is_some_and(|s| s < at));
+    Ok(has_outlived_an_engine(memory, was_gone_since)
         && ends_with_the_engine(code, memory, node.engine.about()?.live_restore))
+}
+
+/// When the container was last known to start, or to be about to.
+fn latest_sign_of_a_start(times: &Times) -> Stamp {
+    let signs = [times.image_ready, times.created, times.first_output, times.started];
+    signs.into_iter().flatten().fold(times.accepted, Stamp::max)
 }
 
 fn may_be_by_the_engine(code: Option<i64>) -> bool {
     code.is_none_or(|code| code == UNKNOWN_EXIT_CODE || STOP_SIGNAL_EXIT_CODES.contains(&code))
 }
 
-/// The Engine was started after the container.
-fn has_outlived_an_engine(memory: Memory) -> bool {
-    memory.is_whole && !memory.start
+/// The Engine was started after the container: it does not remember its start and forgets nothing,
+/// or no Engine was there at a time since.
+fn has_outlived_an_engine(memory: Memory, was_gone_since: bool) -> bool {
+    !memory.start && (memory.is_whole || was_gone_since)
 }
 
 /// Without live restore no container survives its Engine: the next one ends what still runs. With
@@ -65,9 +82,10 @@ mod test {
 
     #[test]
     fn engine_that_has_seen_the_start_or_may_have_forgotten_it_is_not_to_blame() {
-        assert!(has_outlived_an_engine(NOTHING));
-        assert!(!has_outlived_an_engine(Memory { start: true, ..NOTHING }));
-        assert!(!has_outlived_an_engine(Memory { is_whole: false, ..NOTHING }));
+        assert!(has_outlived_an_engine(NOTHING, false));
+        assert!(!has_outlived_an_engine(Memory { start: true, ..NOTHING }, true));
+        assert!(!has_outlived_an_engine(Memory { is_whole: false, ..NOTHING }, false));
+        assert!(has_outlived_an_engine(Memory { is_whole: false, ..NOTHING }, true));
     }
 
     #[test]

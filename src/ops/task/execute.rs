@@ -137,7 +137,7 @@ fn image_answered(node: &Arc<Node>, id: TaskId, result: ImageResult) -> Next {
             if let (Ok(()), Some(first_writes)) = (&prepared, &node.first_writes) {
                 first_writes.watch(id, &[&files.stdout, &files.stderr]);
             }
-            let made = logs::touched_at(&files);
+            let made = logs::made_at(&files);
             Next::Then(
                 Place::Worker,
                 Box::new(move || match prepared {
@@ -283,7 +283,11 @@ fn make_anew(node: &Arc<Node>, id: TaskId, container: &str, why: &DockerError) -
     match node.engine.remove_container(container, Removal::Ended, Volumes::Remove) {
         Ok(()) => {}
         Err(error) if error.is_missing() => {}
-        Err(_) => return when_the_engine_is_back(node, id, begin),
+        Err(error) if error.is_conflict() || error.is_unclear() => {
+            return when_the_engine_is_back(node, id, begin);
+        }
+        // It neither starts nor goes, and may stay so until the machine restarts.
+        Err(_) => return refuse(node, id, refused_by_engine(why)),
     }
     let back = node.tasks.update(id, |record| {
         if record.phase == Phase::Starting {
@@ -383,7 +387,7 @@ fn start_unless_it_ran(node: &Arc<Node>, id: TaskId, container: &Container) -> N
     Next::Then(
         Place::Files,
         Box::new(move || {
-            let ran = logs::touched_at(&record.spec.logs).is_some_and(|touched| touched != made);
+            let ran = logs::is_touched(&record.spec.logs, made);
             Next::Then(
                 Place::Worker,
                 Box::new(move || match ran {

@@ -7,6 +7,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use chrono::{DateTime, Utc};
 use nix::errno::Errno;
@@ -15,7 +16,7 @@ use nix::sys::stat::Mode;
 
 use super::container::SHARED_DATA;
 use crate::lanes::Pool;
-use crate::limits::LOG_CHUNK_BYTES_MAX;
+use crate::limits::{LOG_CHUNK_BYTES_MAX, OUTPUT_MADE_BEFORE};
 use crate::model::ids::TaskId;
 use crate::model::phase::Phase;
 use crate::model::task::{LogFiles, TaskRecord};
@@ -92,7 +93,10 @@ pub fn prepare(shared_dir: &Path, files: &LogFiles, owner: &Owner) -> Result<(),
     make_directory(&files.directory)?;
     for path in [&files.stdout, &files.stderr] {
         make_directory(path.parent().unwrap_or(&files.directory))?;
-        open_below(&files.directory, path, FRESH).map_err(|e| LogsFault::io("make", path, e))?;
+        let file = open_below(&files.directory, path, FRESH);
+        let file = file.map_err(|e| LogsFault::io("make", path, e))?;
+        // Refused, it has the time of its making: a witness all the same, where times are fine.
+        let _ = file.set_modified(SystemTime::now() - OUTPUT_MADE_BEFORE);
     }
     give(files, owner)
 }
@@ -116,11 +120,29 @@ pub fn give(files: &LogFiles, owner: &Owner) -> Result<(), LogsFault> {
     Ok(())
 }
 
-/// When stdout was last written or emptied; `None` where that can't be told.
-pub fn touched_at(files: &LogFiles) -> Option<Stamp> {
-    let file = open_below(&files.directory, &files.stdout, OFlag::O_RDONLY).ok()?;
-    let at = file.metadata().and_then(|metadata| metadata.modified()).ok()?;
-    Some(DateTime::<Utc>::from(at).into())
+/// The time that stdout was given as it was made; `None` where that can't be told.
+pub fn made_at(files: &LogFiles) -> Option<Stamp> {
+    changed_at(&open_below(&files.directory, &files.stdout, OFlag::O_RDONLY).ok()?).ok()
+}
+
+/// Whether somebody has written, emptied, removed or replaced stdout since it was made at `made`.
+/// False also where that can't be told, as with a share that is not mounted.
+pub fn is_touched(files: &LogFiles, made: Stamp) -> bool {
+    match open_below(&files.directory, &files.stdout, OFlag::O_RDONLY) {
+        Ok(file) => changed_at(&file).is_ok_and(|changed| changed != made),
+        Err(error) => {
+            let is_another = matches!(
+                error.raw_os_error().map(Errno::from_raw),
+                Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENXIO | Errno::EXDEV)
+            );
+            // Its directory is the one thing there that the task can't remove.
+            is_another && files.directory.is_dir()
+        }
+    }
+}
+
+fn changed_at(file: &File) -> io::Result<Stamp> {
+    Ok(DateTime::<Utc>::from(file.metadata()?.modified()?).into())
 }
 
 /// A piece of an output file.
@@ -290,6 +312,35 @@ mod test {
         prepare(root.path(), &files, &Owner::AsIs).unwrap();
         assert_eq!(read(&files.directory, &files.stdout, 0).unwrap().size, 0);
         assert!(files.stderr.exists());
+    }
+
+    #[test]
+    fn start_within_the_tick_of_a_coarse_clock_shows_at_the_output_file() {
+        let root = tempfile::tempdir().unwrap();
+        let files = files(root.path());
+        prepare(root.path(), &files, &Owner::AsIs).unwrap();
+        let made = made_at(&files).unwrap();
+        assert!(!is_touched(&files, made));
+        // Some shares keep seconds, or two of them: what a start at once would leave there.
+        let seconds = Stamp::now().micros() / 2_000_000 * 2;
+        assert!(made < Stamp::from_seconds(seconds));
+        File::create(&files.stdout).unwrap();
+        assert!(is_touched(&files, made));
+    }
+
+    #[test]
+    fn output_file_that_its_task_removed_or_replaced_was_touched() {
+        let root = tempfile::tempdir().unwrap();
+        let files = files(root.path());
+        prepare(root.path(), &files, &Owner::AsIs).unwrap();
+        let made = made_at(&files).unwrap();
+        fs::remove_file(&files.stdout).unwrap();
+        assert!(is_touched(&files, made));
+        std::os::unix::fs::symlink("/etc/passwd", &files.stdout).unwrap();
+        assert!(is_touched(&files, made));
+        // A share that went away says nothing.
+        fs::remove_dir_all(&files.directory).unwrap();
+        assert!(!is_touched(&files, made));
     }
 
     #[test]

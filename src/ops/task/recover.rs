@@ -236,6 +236,7 @@ fn rebuilt(
         phase: Phase::Running,
         wanted: Wanted::Run,
         times: Times::accepted(accepted),
+        accepted_by_us: None,
         idempotency_key: None,
         tunnel_secret: String::new(),
         end_is_told: false,
