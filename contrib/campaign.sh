@@ -36,7 +36,7 @@ main() {
     trap clean_up EXIT
     SCRATCH_DIR=$(mktemp -d /tmp/river-campaign.XXXXXX)
     install_basics
-    install_packages strace debootstrap
+    install_packages debootstrap
     ensure_engine "$SCRATCH_DIR/dockerd.log"
     [ -n "${KIT_KEEP:-}" ] || PREPARED=yes
     bash tests/images/build.sh

@@ -6,7 +6,8 @@ pub const USAGE: &str = "\
 campaign [--seed N] [--runs N] [--minutes M] [--only KIND] [--jobs J] [--first] [--show SEED]
   --seed N     the first schedule's seed, the next has N + 1 (1)
   --runs N     schedules (30)
-  --minutes M  begin none after this time (4 where neither --runs nor --minutes is given)
+  --minutes M  begin none after this time (4 where neither --runs nor --minutes is given); it fails
+               when that leaves fewer than half of --runs
   --only KIND  this kind of fault alone
   --jobs J     schedules at a time, each with an Engine of its own (2)
   --first      stop at the first breach
@@ -46,6 +47,8 @@ pub fn are_for_tests_by_name(words: &[String]) -> bool {
 pub struct Arguments {
     pub seed: u64,
     pub runs: u64,
+    /// How many schedules were asked for, where not just for a time. Fewer than half of them fail.
+    pub runs_wanted: Option<u64>,
     pub minutes: Option<u64>,
     pub only: Option<Kind>,
     pub jobs: u64,
@@ -59,6 +62,7 @@ impl Arguments {
         let mut read = Arguments {
             seed: 1,
             runs: RUNS,
+            runs_wanted: None,
             minutes: None,
             only: None,
             jobs: 2,
@@ -83,6 +87,7 @@ impl Arguments {
             }
         }
         read.minutes = minutes.or(runs.is_none().then_some(MINUTES));
+        read.runs_wanted = runs.or(minutes.is_none().then_some(RUNS));
         read.runs = runs.unwrap_or(if minutes.is_some() { u64::MAX } else { RUNS });
         Ok(read)
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::fault::Kind;
-use crate::kit::{Response, call, task_container, wait_until};
+use crate::kit::{Response, StateCalls, call, task_container, wait_until};
 use crate::runner::End;
 use crate::strike::strike;
 use crate::tasks::{Task, Verb};
@@ -44,6 +44,7 @@ pub fn run(world: &World<'_>) {
 
 /// Keeps the runner alive until the schedule is over, and notes ends that nobody caused.
 pub fn supervise(world: &World<'_>) {
+    let mut struck = false;
     while !world.runner.is_over() {
         let ended = world.runner.reap(&mut locked(&world.daemon));
         let Some(End { killed, terminated, code, signal }) = ended else {
@@ -57,9 +58,10 @@ pub fn supervise(world: &World<'_>) {
                 world.breach(format!("the runner took {took:?} to stop"));
             }
         }
-        if !is_explained && signal == Some(SIGKILL) && world.schedule.state_call.is_some() {
+        let at_state_call = world.state_calls.as_ref().is_some_and(StateCalls::has_struck);
+        if !is_explained && signal == Some(SIGKILL) && at_state_call && !struck {
             world.injected(Kind::RunnerKilledAtStateCall);
-            is_explained = true;
+            (struck, is_explained) = (true, true);
         }
         if !is_explained {
             world.breach(format!("the runner ended by itself: code {code:?}, signal {signal:?}"));
@@ -69,7 +71,6 @@ pub fn supervise(world: &World<'_>) {
         if world.runner.is_over() {
             return;
         }
-        daemon.without_strace();
         world.runner.launch(&mut daemon);
     }
 }

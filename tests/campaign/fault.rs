@@ -195,7 +195,8 @@ pub fn action(dice: &mut Dice, kind: Kind) -> Action {
         Kind::HostHalfAnswer => host(Fault::HalfAnswer),
         Kind::HostLostAnswer => host(Fault::LostAnswer),
         Kind::HostHangs => host(Fault::Hang),
-        Kind::UserEnds => Action::UserEnds { nth: small(dice) },
+        // The first reports are the long task's: only such a one shows that it was stopped.
+        Kind::UserEnds => Action::UserEnds { nth: *dice.pick(&[1, 1, 2, 2, 3, 4]) },
         Kind::EngineHangs => Action::HangEngine { ms: dice.between(500, 4000) },
         Kind::EngineRestarted => Action::RestartEngine,
         Kind::EngineKilled => Action::KillEngine { ms },

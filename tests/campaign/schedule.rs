@@ -19,8 +19,8 @@ pub struct Schedule {
     pub kinds: Vec<Kind>,
     pub tasks: Vec<Task>,
     pub actions: Vec<Timed>,
-    /// The system call on the state directory at which the runner's first life ends.
-    pub state_call: Option<StateCall>,
+    /// The call on the state directory, counted from its start, at which the runner is killed.
+    pub state_call: Option<u64>,
     /// How long a runner that died stays dead.
     pub rest_ms: u64,
 }
@@ -32,15 +32,19 @@ pub struct Timed {
     pub action: Action,
 }
 
-#[derive(Clone, Copy, Debug)]
-pub struct StateCall {
-    pub call: &'static str,
-    pub nth: u64,
-}
+/// Calls on the state directory from a task's dispatch to its end: any of all of them may be the last.
+const STATE_CALLS_PER_TASK: u64 = 40;
+/// Faults that prove nothing unless a task runs.
+const KINDS_UNDER_A_TASK: &[Kind] = &[
+    Kind::ContainerKilled,
+    Kind::ContainerRemoved,
+    Kind::ForeignContainer,
+    Kind::EngineRestarted,
+    Kind::EngineKilled,
+    Kind::PowerCut,
+    Kind::UserEnds,
+];
 
-const STATE_CALLS: &[&str] = &["openat", "write", "fsync", "rename"];
-const CONTAINER_KINDS: &[Kind] =
-    &[Kind::ContainerKilled, Kind::ContainerRemoved, Kind::ForeignContainer];
 impl Schedule {
     /// `only`: this kind alone.
     pub fn generate(seed: u64, only: Option<Kind>) -> Schedule {
@@ -63,13 +67,13 @@ impl Schedule {
         schedule
     }
 
-    /// One task and no fault.
+    /// One task and no fault. The clock may be set, so that it is known to work.
     pub fn calm() -> Schedule {
         let task = Task::generate(&mut Dice::new(0), (1 << 60) - 1, 0);
         let task = Task { shape: Shape::Quick, ..task };
         Schedule {
             seed: 0,
-            kinds: Vec::new(),
+            kinds: vec![Kind::ClockJumps],
             tasks: vec![task],
             actions: Vec::new(),
             state_call: None,
@@ -84,8 +88,8 @@ impl Schedule {
     fn add(&mut self, dice: &mut Dice, kind: Kind, span_ms: u64) {
         match kind {
             Kind::RunnerKilledAtStateCall => {
-                let call = *dice.pick(STATE_CALLS);
-                self.state_call = Some(StateCall { call, nth: dice.between(1, 5) });
+                let tasks = u64::try_from(self.tasks.len()).expect("few");
+                self.state_call = Some(dice.between(1, STATE_CALLS_PER_TASK * tasks));
                 return;
             }
             Kind::ApiKill => return self.add_kills(dice),
@@ -93,7 +97,7 @@ impl Schedule {
             Kind::HostMarksLost => return self.add_marks_lost(dice),
             _ => {}
         }
-        if CONTAINER_KINDS.contains(&kind) {
+        if KINDS_UNDER_A_TASK.contains(&kind) {
             self.make_one_long(dice);
         }
         for _ in 0..times(dice, kind) {
@@ -107,6 +111,9 @@ impl Schedule {
                 Action::KillContainer { .. } | Action::RemoveContainer | Action::MakeForeign => {
                     dice.between(800, 2500)
                 }
+                Action::RestartEngine | Action::KillEngine { .. } | Action::CutPower { .. } => {
+                    dice.between(1200, 3000)
+                }
                 _ => dice.between(100, span_ms),
             };
             self.actions.push(Timed { at_ms, kind, action });
@@ -118,6 +125,8 @@ impl Schedule {
         let shape = Shape::Long { ms: dice.between(2500, 4000) };
         let task = self.tasks.first_mut().expect("a task");
         (task.shape, task.at_ms) = (shape, 0);
+        // The runner may not answer yet: one try would often be none.
+        task.insists = true;
     }
 
     fn add_kills(&mut self, dice: &mut Dice) {
@@ -189,8 +198,8 @@ impl fmt::Display for Schedule {
         let kinds: Vec<&str> = self.kinds.iter().map(|kind| kind.name()).collect();
         writeln!(f, "seed {}: {}", self.seed, kinds.join(", "))?;
         writeln!(f, "  a runner that died is started again after {} ms", self.rest_ms)?;
-        if let Some(StateCall { call, nth }) = self.state_call {
-            writeln!(f, "  killed as a thread enters its {nth}. {call} on the state directory")?;
+        if let Some(nth) = self.state_call {
+            writeln!(f, "  killed as it enters its {nth}. call on the state directory")?;
         }
         for task in &self.tasks {
             writeln!(f, "  {:5} ms  {task}", task.at_ms)?;

@@ -14,6 +14,10 @@ pub enum Count {
     Accepted,
     Refused,
     ApiKills,
+    /// Failed with the Engine's stop for a reason.
+    EngineEnds,
+    /// Long tasks that had to be stopped at the host's refusal.
+    UserEnds,
     Finals,
     Repeats,
     Breaches(Sort),
@@ -27,6 +31,8 @@ impl Count {
         (Count::Accepted, "tasks accepted"),
         (Count::Refused, "submissions refused (503)"),
         (Count::ApiKills, "tasks killed by the API"),
+        (Count::EngineEnds, "tasks ended by the Engine's end"),
+        (Count::UserEnds, "tasks stopped for their user"),
         (Count::Finals, "finals at the host"),
         (Count::Repeats, "identical repeats of finals"),
         (Count::Breaches(Sort::Lost), "lost"),
@@ -68,7 +74,7 @@ impl Tally {
     }
 
     pub fn print(&self, took: Duration) {
-        let row = |what: &str, count: usize| println!("  {what:30} {count:6}");
+        let row = |what: &str, count: usize| println!("  {what:31} {count:5}");
         println!("\nfaults injected");
         for kind in Kind::ALL {
             row(kind.name(), self.injected.get(kind).copied().unwrap_or_default());
@@ -78,6 +84,6 @@ impl Tally {
         for (what, name) in Count::ALL {
             row(name, self.of(*what));
         }
-        println!("  {:30} {:6}", "seconds", took.as_secs());
+        println!("  {:31} {:5}", "seconds", took.as_secs());
     }
 }

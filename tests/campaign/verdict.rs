@@ -19,6 +19,11 @@ const IN_FLIGHT: Duration = Duration::from_millis(100);
 /// dockerd goes on ending containers for a moment after it has answered again.
 const OUTAGE_ECHO: Duration = Duration::from_secs(5);
 
+/// How a message names the Engine's stop.
+const ENGINE_STOPPED: &str = "Docker Engine was stopped";
+/// What the Engine's end gives to a container: SIGKILL, SIGTERM, and "nobody saw it".
+const ENGINE_CODES: &[i64] = &[137, 143, 255];
+
 /// A breach and which sum of the table it belongs to.
 pub struct Breach {
     pub sort: Sort,
@@ -88,6 +93,8 @@ impl Judged<'_, '_> {
             (Count::Finals, usize::from(!finals.is_empty())),
             (Count::Repeats, finals.len() - outcomes.len()),
             (Count::ApiKills, usize::from(self.note.killed.is_some())),
+            (Count::EngineEnds, usize::from(finals.iter().any(|said| names_engine_stop(said)))),
+            (Count::UserEnds, usize::from(self.is_strictly_user_ended())),
         ] {
             tally.count(what, more);
         }
@@ -101,6 +108,9 @@ impl Judged<'_, '_> {
         match self.note.answer {
             Answer::NotSent if exists => {
                 found(Sort::Other, "exists although it was never sent".to_owned());
+            }
+            Answer::Refused(status) if exists => {
+                found(Sort::Wrong, format!("exists although it was refused with {status}"));
             }
             Answer::Accepted if record.is_none() => {
                 found(Sort::Lost, "accepted, and there is no record".to_owned());
@@ -133,6 +143,9 @@ impl Judged<'_, '_> {
         }
         if self.is_strictly_user_ended() && !finals.is_empty() {
             found(Sort::Contradicted, "its user had ended it, and it was reported".to_owned());
+        }
+        if self.is_strictly_user_ended() && self.task.stdout() == self.had_stdout() {
+            found(Sort::Wrong, "its user had ended it, and it ran to its end".to_owned());
         }
         if record.as_ref().is_some_and(|record| record["phase"] != "Ended") {
             found(Sort::Lost, "its record is not over".to_owned());
@@ -169,8 +182,12 @@ impl Judged<'_, '_> {
             return None;
         }
         if self.meets(&self.notes.engine_outages) {
-            let names_it = message.to_lowercase().contains("engine");
-            return (!names_it).then(|| format!("does not name the Engine's stop: {message:?}"));
+            if !message.contains(ENGINE_STOPPED) {
+                return Some(format!("does not name the Engine's stop: {message:?}"));
+            }
+            let is_its_own = said.exit_code.is_none_or(|code| ENGINE_CODES.contains(&code));
+            return (!is_its_own)
+                .then(|| format!("{:?} is no code of the Engine's", said.exit_code));
         }
         if self.meets(&self.notes.logs_full) {
             return None;
@@ -199,6 +216,11 @@ impl Judged<'_, '_> {
     fn is_strictly_user_ended(&self) -> bool {
         let is_long = matches!(self.task.shape, crate::tasks::Shape::Long { ms } if ms > 1500);
         self.note.user_ended && is_long && self.world.schedule.kinds == [Kind::UserEnds]
+    }
+
+    fn had_stdout(&self) -> String {
+        let path = self.world.logs.join(self.task.id.to_string()).join("stdout.log");
+        fs::read_to_string(path).unwrap_or_default()
     }
 
     fn runs(&self) -> usize {
@@ -275,6 +297,10 @@ impl Judged<'_, '_> {
         }
         story
     }
+}
+
+fn names_engine_stop(said: &Report) -> bool {
+    said.message.as_deref().is_some_and(|message| message.contains(ENGINE_STOPPED))
 }
 
 /// The outcomes among these finals, each once.

@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use crate::fault::Kind;
-use crate::kit::{Address, Client, Daemon, EngineProxy, FakeHost, OwnEngine, SmallDisk, test_name};
+use crate::kit::{
+    Address, Client, Daemon, EngineProxy, FakeHost, OwnEngine, SmallDisk, StateCalls, test_name,
+};
 use crate::runner::Runner;
 use crate::schedule::Schedule;
 use crate::tasks::MARKS;
@@ -91,6 +93,8 @@ pub struct World<'a> {
     pub state_disk: &'a SmallDisk,
     /// The wall clock's offset, as the runner reads it.
     clock: File,
+    /// Where the schedule kills the runner at a call on its state directory.
+    pub state_calls: Option<StateCalls>,
     pub notes: Arc<Mutex<Notes>>,
     pub foreign: Mutex<Vec<Foreign>>,
 }
@@ -179,14 +183,25 @@ impl<'a> World<'a> {
             .set("shared_dir", text(&shared))
             .set("state_dir", text(&state))
             .set("additional_mounts", mounts);
+        let mut environment = Vec::new();
         if schedule.has(Kind::ClockJumps) {
-            builder = builder
-                .env("LD_PRELOAD", &text(&place.clock_library))
-                .env("CAMPAIGN_CLOCK", &text(&clock_path));
+            environment.push(("LD_PRELOAD", text(&place.clock_library)));
+            environment.push(("CAMPAIGN_CLOCK", text(&clock_path)));
         }
-        if let Some(arguments) = strace(schedule, &state) {
-            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            builder = builder.strace(&arguments);
+        let state_calls = schedule.state_call.map(|nth| {
+            let calls = StateCalls::new();
+            calls.strike_at(nth, &state);
+            calls
+        });
+        environment.extend(state_calls.iter().flat_map(StateCalls::environment));
+        let (preloaded, others): (Vec<_>, Vec<_>) =
+            environment.into_iter().partition(|(name, _)| *name == "LD_PRELOAD");
+        let preloaded: Vec<String> = preloaded.into_iter().map(|(_, library)| library).collect();
+        if !preloaded.is_empty() {
+            builder = builder.env("LD_PRELOAD", &preloaded.join(":"));
+        }
+        for (name, value) in &others {
+            builder = builder.env(name, value);
         }
         let daemon = builder.stopped();
         for task in &schedule.tasks {
@@ -212,6 +227,7 @@ impl<'a> World<'a> {
             share_disk: &place.share,
             state_disk: &place.state,
             clock,
+            state_calls,
             notes: Arc::new(Mutex::new(Notes { tasks, ..Notes::default() })),
             foreign: Mutex::default(),
         }
@@ -276,29 +292,6 @@ impl Span {
     pub fn since(begin: Instant) -> Span {
         Span { begin, end: Instant::now() }
     }
-}
-
-/// Traces only what touches the state directory, so that a count means something.
-fn strace(schedule: &Schedule, state: &Path) -> Option<Vec<String>> {
-    let call = schedule.state_call?;
-    let mut arguments = vec![
-        "-e".to_owned(),
-        format!("trace={}", call.call),
-        "-e".to_owned(),
-        format!("inject={}:signal=KILL:when={}", call.call, call.nth),
-    ];
-    let directories = ["tasks", "untold", "ended"].map(|name| state.join(name));
-    let mut paths = directories.to_vec();
-    for task in &schedule.tasks {
-        let name = format!("{}.json", task.id);
-        for directory in &directories {
-            paths.extend([directory.join(&name), directory.join(name.clone() + ".new")]);
-        }
-    }
-    for path in paths {
-        arguments.extend(["-P".to_owned(), path.to_str().expect("a plain path").to_owned()]);
-    }
-    Some(arguments)
 }
 
 fn run(program: &str, arguments: &[&str]) {

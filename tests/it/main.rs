@@ -61,5 +61,7 @@ mod rows;
 mod shutdown;
 /// Attacks on the state directory: what is no record, and what becomes of its task.
 mod state;
+/// The runner's death at each call on the state directory.
+mod state_calls;
 /// A service manager over the runner: what it is told, and the sockets it passes.
 mod supervisor;

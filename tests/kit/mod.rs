@@ -15,6 +15,7 @@ mod http;
 mod hung_share;
 mod own_engine;
 mod small_disk;
+mod state_calls;
 mod task;
 
 use std::path::Path;
@@ -35,6 +36,7 @@ pub use http::{Address, Response, call, exchange, read_response};
 pub use hung_share::HungShare;
 pub use own_engine::OwnEngine;
 pub use small_disk::SmallDisk;
+pub use state_calls::StateCalls;
 pub use task::{task_container, with};
 
 /// A wait for something that is only a matter of scheduling: long enough for a loaded machine.
