@@ -60,7 +60,10 @@ impl Daemon {
     #[track_caller]
     pub fn wait_over(&self, id: u64) -> Value {
         let task = self.wait_task(id, SOON, |task| task["phases"]["recorded"].is_string());
-        let gone = wait_until(SOON, || inspect(&task_container(id)).is_none());
+        let name = task_container(id);
+        // The Engine lists a container for a moment after it can't be asked about any more.
+        let gone =
+            wait_until(SOON, || inspect(&name).is_none() && !self.containers().contains(&name));
         assert!(gone, "the container of {id} is still there: {task:#}");
         task
     }

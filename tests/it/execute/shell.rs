@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::kit::{
-    Daemon, docker, execute_body, image, inspect, task_container, unique_id, wait_until, with,
+    Daemon, SOON, docker, execute_body, image, inspect, task_container, unique_id, wait_until, with,
 };
 
 /// Runs `command` and returns what it wrote to both streams.
@@ -24,8 +24,15 @@ fn output_of_body(command: &str, fields: Value) -> (String, String) {
 /// What the first process of a running task was started with, as the kernel has it.
 fn command_line_of_init(id: u64) -> Vec<String> {
     let pid = inspect(&task_container(id)).expect("a container")["State"]["Pid"].clone();
-    let text = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("a running process");
-    text.trim_end_matches('\0').split('\0').map(str::to_owned).collect()
+    let mut line = Vec::new();
+    // For a moment after the start it is still the Engine's runtime that is about to become it.
+    let began = wait_until(SOON, || {
+        let text = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("a running process");
+        line = text.trim_end_matches('\0').split('\0').map(str::to_owned).collect();
+        !line.starts_with(&["runc".to_owned()])
+    });
+    assert!(began, "still {line:?}");
+    line
 }
 
 // ── the command ──────────────────────────────────────────────────────────────────────────────
