@@ -222,6 +222,10 @@ pub const ASIDE_NAMES_MAX: usize = 5;
 pub const ASIDE_LOGGED_MAX: u64 = 50;
 pub const ASIDE_SAME_NAME_MAX: usize = 100;
 
+/// Tasks whose records were damaged or deleted and that have no outcome yet: as many as can be active. A
+/// few dozen bytes each, for as long as the Engine is away.
+pub const LOST_RECORDS_MAX: usize = TASKS_ACTIVE_MAX;
+
 // ── host ─────────────────────────────────────────────────────────────────────────────────────
 
 /// The contract's timeouts (section 3).

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Weak};
 
 use super::Node;
+use super::task::lost;
 use super::task::outcome::withdrawn;
 use crate::host::Verdict;
 use crate::host::outbox::Ledger;
@@ -32,8 +33,12 @@ pub fn ledger(node: &Arc<Node>) -> Ledger {
     }
 }
 
-fn next_report(node: &Node, id: TaskId) -> Option<(Report, Update)> {
-    let record = node.tasks.get(id)?;
+fn next_report(node: &Arc<Node>, id: TaskId) -> Option<(Report, Update)> {
+    let record = node.tasks.get(id).or_else(|| {
+        // It was to be told and its record is none: it waited for the host, so has no container.
+        lost::end(node, id);
+        node.tasks.get(id)
+    })?;
     let report = record.reports.first()?.clone();
     let update = update_of(&record, &report);
     Some((report, update))

@@ -85,7 +85,7 @@ impl Aside {
     /// other place knows how that task ended.
     pub fn note_loss(&self, path: &Path) {
         let (_, level) = count_one();
-        log::log!(level, "{} is gone: the host can't be told how its task ended", path.display());
+        log::log!(level, "{} is gone: how its task ended is not known", path.display());
     }
 
     /// Whether what could not be moved is still in a record's way. A file is not: a record that is

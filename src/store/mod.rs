@@ -7,6 +7,7 @@
 //! STATE_DIR/untold/{id}.json   tasks that are over, cleaned up, and only wait for the host
 //! STATE_DIR/ended/{id}.json    tasks that are over, told and cleaned up
 //! STATE_DIR/broken/…           files that are no records, set aside (contrib/design/0007)
+//! STATE_DIR/lost/{id}.{fault}  tasks of such files that have no outcome yet
 //! ```
 
 mod aside;
@@ -14,6 +15,7 @@ mod directory;
 mod ended;
 mod error;
 mod file;
+mod lost;
 mod record_file;
 mod table;
 #[cfg(test)]
@@ -21,4 +23,5 @@ mod test;
 
 pub use aside::SetAside;
 pub use error::StoreError;
+pub use lost::Loss;
 pub use table::{Counts, Table};

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, TryLockError};
 use std::thread;
 use std::time::Instant;
 
@@ -17,6 +17,7 @@ use super::aside::{Aside, SetAside};
 use super::directory::{hold, id_of, make, within};
 use super::error::StoreError;
 use super::file::{self, TEMPORARY_SUFFIX};
+use super::lost::{Loss, Lost};
 use super::record_file::{self, Flaw, Flawed, Unread};
 use crate::limits::{JOIN_LOOK_AGAIN, STATE_DIR_LEAVE};
 use crate::metrics;
@@ -36,6 +37,7 @@ pub struct Table {
     untold: PathBuf,
     pub(super) ended: PathBuf,
     aside: Aside,
+    lost: Lost,
     live: Mutex<Live>,
     /// Why the last write failed, by what it was for; none for what works.
     trouble: Mutex<BTreeMap<Purpose, String>>,
@@ -115,6 +117,7 @@ impl Table {
             untold: state_dir.join("untold"),
             ended: state_dir.join("ended"),
             aside: Aside::new(state_dir.join("broken")),
+            lost: Lost::open(state_dir.join("lost"))?,
             live: Mutex::default(),
             trouble: Mutex::default(),
             ended_count: AtomicUsize::new(0),
@@ -134,15 +137,54 @@ impl Table {
     /// Adds a record. When this returns `Ok` it is on disk.
     ///
     /// # Errors
-    /// [`StoreError::Exists`] for an id that is live or over; otherwise nothing was added.
+    /// [`StoreError::Exists`] for an id that is live, over, or lost; otherwise nothing was added.
     pub fn insert(&self, record: TaskRecord) -> Result<(), StoreError> {
+        self.add(record, |loss| loss.is_none())
+    }
+
+    /// Adds what its container says of a task, whether its record was lost or was never here.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] for an id that is live or over; otherwise nothing was added.
+    pub fn restore(&self, record: TaskRecord) -> Result<(), StoreError> {
+        self.add_found(record, |_| true)
+    }
+
+    /// Adds the outcome of a task whose record is lost still: a kill may have made it needless.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] for an id that is live, over, or not lost any more; otherwise nothing
+    /// was added.
+    pub fn end_lost(&self, record: TaskRecord) -> Result<(), StoreError> {
+        self.add_found(record, |loss| loss.is_some())
+    }
+
+    fn add_found(
+        &self,
+        record: TaskRecord,
+        may_be: impl Fn(Option<Loss>) -> bool,
+    ) -> Result<(), StoreError> {
+        let id = record.spec.id;
+        let added = self.add(record, may_be);
+        if let Ok(()) | Err(StoreError::Exists(_)) = added {
+            self.forget_loss(id);
+        }
+        added
+    }
+
+    fn add(
+        &self,
+        record: TaskRecord,
+        may_be: impl Fn(Option<Loss>) -> bool,
+    ) -> Result<(), StoreError> {
         let id = record.spec.id;
         let entry: Arc<Entry> = Arc::default();
         // Locked before it is visible: whoever finds it waits until the record is on disk.
         let mut slot = lock(&entry);
         {
             let mut live = lock(&self.live);
-            if live.places.contains_key(&id) {
+            // One that is lost may have run already: nobody runs it again.
+            if live.places.contains_key(&id) || !may_be(self.lost.get(id)) {
                 return Err(StoreError::Exists(id));
             }
             live.put(id, Place::Whole(Arc::clone(&entry)));
@@ -355,6 +397,22 @@ impl Table {
         self.aside.list()
     }
 
+    /// What became of the record of a task that has no outcome yet for that reason.
+    pub fn loss(&self, id: TaskId) -> Option<Loss> {
+        self.lost.get(id)
+    }
+
+    /// Tasks without an outcome whose records were lost, in the order of ids.
+    pub fn lost(&self) -> Vec<TaskId> {
+        self.lost.ids()
+    }
+
+    /// The task needs no outcome any more. Whether its record was lost.
+    pub fn forget_loss(&self, id: TaskId) -> bool {
+        let _at_the_disk = self.at_the_disk();
+        self.lost.forget(id)
+    }
+
     /// Gives the directory to whoever follows us, as the last thing before the process ends: nothing
     /// is written any more, and whoever tries waits for the end. The kernel would give it back only
     /// with our last thread, and one that waits in it for a file server that is gone can outlive us
@@ -414,15 +472,14 @@ impl Table {
             }
         }
         let path = self.untold_file(id);
-        let taken = self.read(&path, id).and_then(|record| match record {
-            Some(record) => self.rename(&path, &self.tasks).map(|()| Some(record)),
-            None => Ok(None),
+        let taken = self.examine(&path, id).and_then(|found| match found {
+            Ok(record) => self.rename(&path, &self.tasks).map(|()| Ok(record)),
+            Err(flawed) => Ok(Err(flawed)),
         });
         match taken {
-            Ok(Some(record)) => *slot = Some(record),
-            Ok(None) => {
-                lock(&self.live).remove(id);
-                self.aside.note_loss(&path);
+            Ok(Ok(record)) => *slot = Some(record),
+            Ok(Err(flawed)) => {
+                self.lose(lock(&self.live), id, flawed.as_ref());
                 return Err(StoreError::Missing(id));
             }
             Err(error) => {
@@ -438,28 +495,61 @@ impl Table {
 
     /// `None`: there is none, or what was there is set aside now.
     pub(super) fn read(&self, path: &Path, id: TaskId) -> Result<Option<TaskRecord>, StoreError> {
-        match record_file::read(path, Some(id)) {
-            Ok(record) => Ok(Some(record)),
-            Err(Unread::Missing) => Ok(None),
-            Err(Unread::Flawed(flawed)) => {
-                self.aside.take(path, &flawed);
-                Ok(None)
+        Ok(match self.examine(path, id)? {
+            Ok(record) => Some(record),
+            Err(flawed) => {
+                flawed.inspect(|flawed| self.aside.take(path, flawed));
+                None
             }
+        })
+    }
+
+    /// The record, or what is wrong with its file; `None`: it is gone.
+    fn examine(
+        &self,
+        path: &Path,
+        id: TaskId,
+    ) -> Result<Result<TaskRecord, Option<Flawed>>, StoreError> {
+        match record_file::read(path, Some(id)) {
+            Ok(record) => Ok(Ok(record)),
+            Err(Unread::Missing) => Ok(Err(None)),
+            Err(Unread::Flawed(flawed)) => Ok(Err(Some(flawed))),
             Err(Unread::Refused(error)) => Err(StoreError::io("read", path, error)),
         }
     }
 
+    /// The record of a task that waits for the host is none, or gone. It leaves the table before its
+    /// file is moved, so that nobody takes the moved file for a deleted one, and the loss is on disk
+    /// by then, so that a crash finds one of the two.
+    fn lose(&self, mut live: MutexGuard<'_, Live>, id: TaskId, flawed: Option<&Flawed>) {
+        let path = self.untold_file(id);
+        if let Some(loss) = flawed.map_or(Some(Loss::Gone), |flawed| Loss::by(flawed.flaw)) {
+            self.lost.note(id, loss);
+        }
+        live.remove(id);
+        drop(live);
+        let _at_the_disk = self.at_the_disk();
+        self.lost.mark(id);
+        flawed.inspect(|flawed| self.aside.take(&path, flawed));
+        self.aside.note_loss(&path);
+    }
+
     fn read_untold(&self, id: TaskId) -> Option<TaskRecord> {
         let path = self.untold_file(id);
-        match self.read(&path, id) {
-            Ok(Some(record)) => Some(record),
-            Ok(None) => {
+        match self.examine(&path, id) {
+            Ok(Ok(record)) => Some(record),
+            Ok(Err(flawed)) => {
                 let mut live = lock(&self.live);
                 // Unless it has come to memory, or was put away, meanwhile.
-                if let Some(Place::Untold | Place::Told) = live.places.get(&id) {
-                    live.remove(id);
-                    drop(live);
-                    self.aside.note_loss(&path);
+                match live.places.get(&id) {
+                    Some(Place::Untold) => self.lose(live, id, flawed.as_ref()),
+                    // The host knows how it ended.
+                    Some(Place::Told) => {
+                        live.remove(id);
+                        drop(live);
+                        flawed.inspect(|flawed| self.aside.take(&path, flawed));
+                    }
+                    Some(Place::Whole(_)) | None => {}
                 }
                 None
             }
@@ -528,12 +618,19 @@ impl Table {
             Ok(record) => record,
             Err(Unread::Missing) => return Ok(()),
             Err(Unread::Flawed(flawed)) => {
+                // First, so that a crash between the two finds the file again.
+                if let (Some(id), Some(loss)) = (id, Loss::by(flawed.flaw)) {
+                    self.lost.note(id, loss);
+                    self.lost.mark(id);
+                }
                 self.aside.take(path, &flawed);
                 return Ok(());
             }
             Err(Unread::Refused(error)) => return Err(StoreError::io("read", path, error)),
         };
         let id = record.spec.id;
+        // Somebody has put the whole file back.
+        self.lost.forget(id);
         let waits = record.waits_for_the_host_only() && self.rename(path, &self.untold).is_ok();
         let place =
             if waits { Place::Untold } else { Place::Whole(Arc::new(Mutex::new(Some(record)))) };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::fs;
 use std::time::{Duration, SystemTime};
 
-use super::{Counts, StoreError, Table};
+use super::{Counts, Loss, StoreError, Table};
 use crate::limits::{ENDED_RECORD_AGE_MAX, ENDED_RECORDS_MAX, ENDED_RECORDS_SLACK};
 use crate::metrics;
 use crate::model::ids::TaskId;
@@ -313,10 +313,10 @@ fn file_that_can_t_be_set_aside_is_left_and_told() {
     fs::write(state.path().join("broken"), "in the way").unwrap();
     let table = Table::open(state.path()).unwrap();
     assert_eq!(table.set_aside().stuck, [state.path().join("tasks/8.json")]);
-    assert!(matches!(table.insert(record(8)), Err(StoreError::Blocked { .. })));
+    assert!(matches!(table.restore(record(8)), Err(StoreError::Blocked { .. })));
     fs::remove_dir(state.path().join("tasks/8.json")).unwrap();
     assert!(table.set_aside().stuck.is_empty());
-    table.insert(record(8)).unwrap();
+    table.restore(record(8)).unwrap();
 }
 
 #[test]
@@ -419,7 +419,7 @@ fn kill_that_comes_while_a_record_goes_to_wait_for_the_host_finds_it() {
 }
 
 #[test]
-fn task_whose_waiting_record_was_taken_away_is_not_reported_and_counted_as_a_loss() {
+fn task_whose_waiting_record_was_taken_away_is_a_loss_until_it_has_an_outcome() {
     let state = tempfile::tempdir().unwrap();
     let table = with_an_untold_task(state.path());
     let before = metrics::RECORDS_BROKEN.get();
@@ -428,6 +428,36 @@ fn task_whose_waiting_record_was_taken_away_is_not_reported_and_counted_as_a_los
     assert!(table.update(id(7), |_| ()).is_err());
     assert_eq!(table.counts(), Counts::default());
     assert!(metrics::RECORDS_BROKEN.get() > before);
+    assert_eq!(table.loss(id(7)), Some(Loss::Gone));
+    assert!(matches!(table.insert(record(7)), Err(StoreError::Exists(_))));
+    table.restore(record(7)).unwrap();
+    assert_eq!(table.loss(id(7)), None);
+    assert!(names(state.path(), "lost").is_empty());
+}
+
+#[test]
+fn loss_is_known_to_the_next_life_until_the_whole_file_is_put_back() {
+    let state = tempfile::tempdir().unwrap();
+    drop(Table::open(state.path()).unwrap());
+    fs::write(state.path().join("tasks/8.json"), "{").unwrap();
+    drop(Table::open(state.path()).unwrap());
+    let table = Table::open(state.path()).unwrap();
+    assert_eq!((table.lost(), table.loss(id(8))), (vec![id(8)], Some(Loss::Damaged("torn"))));
+    drop(table);
+    fs::write(state.path().join("tasks/8.json"), content()).unwrap();
+    let table = Table::open(state.path()).unwrap();
+    assert!(table.lost().is_empty() && table.is_live(id(8)));
+    assert!(names(state.path(), "lost").is_empty());
+}
+
+#[test]
+fn file_of_a_later_version_or_of_another_task_is_no_loss() {
+    for (from, to) in [("\"format\":1", "\"format\":2"), ("\"id\":8", "\"id\":9")] {
+        let state = tempfile::tempdir().unwrap();
+        drop(Table::open(state.path()).unwrap());
+        fs::write(state.path().join("tasks/8.json"), content().replace(from, to)).unwrap();
+        assert!(Table::open(state.path()).unwrap().lost().is_empty());
+    }
 }
 
 #[test]
@@ -455,6 +485,7 @@ fn broken_record_of_a_task_that_waits_for_the_host_is_set_aside_when_it_is_its_t
     assert!(table.get(id(7)).is_none());
     assert_eq!(table.counts(), Counts::default());
     assert_eq!(aside(state.path(), "7.json."), "empty");
+    assert_eq!(table.loss(id(7)), Some(Loss::Damaged("empty")));
 }
 
 #[test]

@@ -336,7 +336,7 @@ fn leftovers(world: &World<'_>, breaches: &mut Vec<Breach>) {
         }
         Err(error) => leaked(format!("the Engine does not answer: {error}")),
     }
-    for name in ["tasks", "untold", "broken"] {
+    for name in ["tasks", "untold", "broken", "lost"] {
         let left = names_in(&world.state_dir.join(name));
         if !left.is_empty() {
             leaked(format!("{name}/ holds {left:?}"));

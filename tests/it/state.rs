@@ -1,18 +1,18 @@
 //! The state directory under attack (design D6): what is no record is set aside under a name that
 //! says so, is told until somebody has cleared it, and costs no other task anything. Its own task is
-//! rebuilt from its container.
+//! rebuilt from its container, or told as failed if it has none.
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::stat::Mode;
 use serde_json::{Value, json};
 
 use crate::kit::{
-    Daemon, FakeHost, SOON, execute, execute_body, node_of, task_container, told_running,
-    unique_id, wait_until,
+    Daemon, EngineProxy, FakeHost, Fault, SOON, doomed_body, execute, execute_body, node_of,
+    told_running, unique_id, wait_until,
 };
 
 /// Pauses of the outbox and of the Engine's event stream, after a restart.
@@ -26,6 +26,12 @@ fn broken(daemon: &Daemon) -> Vec<String> {
     let mut names: Vec<String> = entries.map(name).map(without).collect();
     names.sort();
     names
+}
+
+/// What lies in a directory of the state directory.
+fn names(daemon: &Daemon, directory: &str) -> Vec<String> {
+    let entries = fs::read_dir(daemon.state_dir().join(directory)).unwrap().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 #[track_caller]
@@ -224,16 +230,137 @@ fn records_of_a_version_that_wrote_no_format_go_on() {
 }
 
 #[test]
-fn broken_record_of_a_task_without_a_container_leaves_its_id_free() {
+fn task_whose_record_is_broken_and_that_has_no_container_is_told_failed_once() {
+    let host = FakeHost::start();
+    let mut daemon = node_of(&host);
+    daemon.stop();
+    let (torn, empty, directory) = (unique_id(), unique_id(), unique_id());
+    fs::write(daemon.record_path(torn), "{").unwrap();
+    fs::write(daemon.record_path(empty), "").unwrap();
+    fs::create_dir(daemon.record_path(directory)).unwrap();
+    daemon.restart();
+    for (id, fault) in [(torn, "torn"), (empty, "empty"), (directory, "not-a-file")] {
+        let last = host.wait_final(id, AFTER_A_RESTART);
+        assert_eq!((last.status.as_str(), last.exit_code), ("failed", None));
+        let message = last.message.unwrap();
+        assert!(message.contains(&format!("damaged ({fault})")), "{message}");
+        assert!(message.contains(daemon.state_dir().join("broken").to_str().unwrap()), "{message}");
+        daemon.wait_over(id);
+    }
+    assert_eq!(names(&daemon, "lost"), [""; 0]);
+    // What is told is not told by the next life, though the files lie there still.
+    daemon.restart();
+    let after = execute(&daemon, "true");
+    host.wait_final(after, AFTER_A_RESTART);
+    daemon.wait_over(after);
+    assert_eq!(host.accepted_of(torn), ["failed"]);
+    assert_eq!(health(&daemon)["records_set_aside"], 3);
+}
+
+#[test]
+fn standalone_node_shows_a_task_whose_record_was_broken_and_does_not_run_it_again() {
     let mut daemon = Daemon::start();
     daemon.stop();
     let id = unique_id();
     fs::write(daemon.record_path(id), "{").unwrap();
     daemon.restart();
-    daemon.get(&format!("/api/tasks/{id}")).expect(404);
-    daemon.submit(&execute_body(&daemon, id, "true"));
+    let is_known = || daemon.get(&format!("/api/tasks/{id}")).status == 200;
+    assert!(wait_until(SOON, is_known));
+    daemon.wait_status(id, "failed");
     daemon.wait_over(id);
-    assert!(!crate::kit::container_exists(&task_container(id)));
+    assert!(daemon.task(id)["message"].as_str().unwrap().contains("damaged (torn)"));
+    daemon.post("/api/execute", &execute_body(&daemon, id, "true")).expect(409);
+}
+
+#[test]
+fn broken_record_is_not_forgotten_by_lives_that_never_reached_the_engine() {
+    let engine = EngineProxy::start();
+    let host = FakeHost::start();
+    let mut daemon = Daemon::builder().host(&host).engine(&engine).start();
+    daemon.stop();
+    engine.down();
+    let id = unique_id();
+    fs::write(daemon.record_path(id), "{").unwrap();
+    daemon.restart();
+    assert_eq!(names(&daemon, "lost"), [format!("{id}.torn")]);
+    // It may have a container: nobody runs it again, and nobody says how it ended.
+    daemon.post("/api/execute", &execute_body(&daemon, id, "true")).expect(409);
+    daemon.kill9();
+    daemon.restart();
+    assert_eq!(host.reports_of(id).len(), 0);
+    engine.up();
+    assert_eq!(host.wait_final(id, AFTER_A_RESTART).status, "failed");
+    daemon.wait_over(id);
+    assert_eq!(names(&daemon, "lost"), [""; 0]);
+}
+
+#[test]
+fn record_of_a_later_version_is_left_to_the_program_that_wrote_it() {
+    let host = FakeHost::start();
+    let mut daemon = node_of(&host);
+    daemon.stop();
+    let (future, torn) = (unique_id(), unique_id());
+    fs::write(daemon.record_path(future), "{\"format\":7}").unwrap();
+    fs::write(daemon.record_path(torn), "{").unwrap();
+    daemon.restart();
+    host.wait_final(torn, AFTER_A_RESTART);
+    assert_eq!(host.reports_of(future).len(), 0);
+    daemon.get(&format!("/api/tasks/{future}")).expect(404);
+}
+
+/// A node with a task that has ended while the host takes no report.
+fn with_an_untold_task(host: &FakeHost) -> (Daemon, u64) {
+    let daemon = node_of(host);
+    host.fail_next(usize::MAX, "POST /api/update", Fault::Status(500));
+    let id = daemon.submit(&doomed_body(&daemon, unique_id()));
+    assert!(wait_until(SOON, || untold_file(&daemon, id).exists()));
+    (daemon, id)
+}
+
+fn untold_file(daemon: &Daemon, id: u64) -> PathBuf {
+    daemon.state_dir().join("untold").join(format!("{id}.json"))
+}
+
+/// Spoils the record of a task that waits for the host, and gives what the host is told at last.
+#[track_caller]
+fn told_of_a_waiting_task(spoil: impl FnOnce(&Path)) -> String {
+    let host = FakeHost::start();
+    let (daemon, id) = with_an_untold_task(&host);
+    spoil(&untold_file(&daemon, id));
+    host.heal();
+    let last = host.wait_final(id, AFTER_A_RESTART);
+    assert_eq!((last.status.as_str(), last.exit_code), ("failed", None));
+    daemon.wait_over(id);
+    assert_eq!(names(&daemon, "lost"), [""; 0]);
+    assert_eq!(host.accepted_of(id).iter().filter(|status| *status == "failed").count(), 1);
+    last.message.unwrap()
+}
+
+#[test]
+fn task_whose_waiting_record_is_broken_is_told_failed() {
+    let message = told_of_a_waiting_task(|file| fs::write(file, "{").unwrap());
+    assert!(message.contains("damaged (torn)"), "{message}");
+}
+
+#[test]
+fn task_whose_waiting_record_was_deleted_is_told_failed() {
+    let message = told_of_a_waiting_task(|file| fs::remove_file(file).unwrap());
+    assert!(message.contains("its record is gone"), "{message}");
+}
+
+#[test]
+fn kill_of_a_task_whose_waiting_record_is_broken_is_the_last_word() {
+    let host = FakeHost::start();
+    let (daemon, id) = with_an_untold_task(&host);
+    host.down();
+    fs::write(untold_file(&daemon, id), "{").unwrap();
+    daemon.control("kill", id).expect(200);
+    host.up();
+    host.heal();
+    let after = execute(&daemon, "true");
+    host.wait_final(after, AFTER_A_RESTART);
+    assert!(!host.accepted_of(id).contains(&"failed".to_owned()), "{:?}", host.accepted_of(id));
+    assert_eq!(names(&daemon, "lost"), [""; 0]);
 }
 
 #[test]

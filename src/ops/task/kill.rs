@@ -9,6 +9,7 @@ use crate::model::ids::TaskId;
 use crate::model::phase::{Denied, Verb, Verdict, Wanted, decide};
 use crate::model::time::Stamp;
 use crate::ops::{Node, OpError};
+use crate::store::StoreError;
 
 /// From now on the task is to end, and nothing more about it is told to the host (contract rule 8).
 ///
@@ -33,7 +34,21 @@ pub fn kill(node: &Arc<Node>, id: TaskId) -> Result<(), OpError> {
             }
         }
         verdict
-    })?;
+    });
+    let verdict = match verdict {
+        Err(StoreError::Missing(_)) => {
+            let was_lost = node.tasks.forget_loss(id);
+            if node.tasks.is_live(id) {
+                // It was just given an outcome, which is not to be told either.
+                node.tasks.update(id, |record| record.reports.clear())?;
+                node.lanes.raise(id);
+                return Ok(());
+            }
+            // No outcome is made up from now on: the kill's word stands at the host.
+            return if was_lost { Ok(()) } else { Err(OpError::NotKnown(id)) };
+        }
+        verdict => verdict?,
+    };
     match verdict {
         Ok(Verdict::EndHere) => {
             metrics::TASKS_ENDED.up();

@@ -1,6 +1,6 @@
 //! A command task's life. `execute` accepts and starts it, `kill` and `freeze` are the verbs on it,
 //! `finish` ends it as `outcome` says, `recover` finds it again after a restart or a lost event
-//! stream.
+//! stream, and `lost` ends it if its record is no more.
 
 pub mod container;
 mod engine_stop;
@@ -10,6 +10,7 @@ pub mod freeze;
 pub mod kept;
 pub mod kill;
 pub mod logs;
+pub mod lost;
 pub mod outcome;
 pub mod recover;
 

@@ -2,11 +2,14 @@
 //! refused to start, `finish` about what ran; exit codes are those of the `docker` command
 //! (contract 5.3).
 
+use std::path::Path;
+
 use crate::docker::DockerError;
 use crate::limits::MESSAGE_QUOTE_CHARS_MAX;
 use crate::model::script::REFUSED_EXIT_CODE;
 use crate::model::task::{FinalStatus, Outcome};
 use crate::model::time::Stamp;
+use crate::store::Loss;
 
 /// The Engine found the program and may not run it.
 const NOT_EXECUTABLE_EXIT_CODE: i64 = 126;
@@ -47,6 +50,15 @@ pub fn lost() -> Outcome {
          ended was lost"
             .to_owned(),
     )
+}
+
+/// The outcome of a task whose record was lost, and its end with it.
+pub fn record_lost(loss: Loss, aside: &Path) -> Outcome {
+    let aside = match loss {
+        Loss::Gone => String::new(),
+        Loss::Damaged(_) => format!("; the file is set aside in {}", aside.display()),
+    };
+    failed(format!("{loss}: how it ended is not known{aside}"))
 }
 
 /// The outcome of a task whose container the Engine refused to create or start.

@@ -8,6 +8,7 @@ use log::Level;
 
 use super::container::{Essentials, LABEL_NODE, is_ours};
 use super::execute::post_start;
+use super::lost;
 use crate::docker::{ContainerState, ContainerSummary, DockerError, EngineEvent, Removal, Volumes};
 use crate::metrics;
 use crate::model::ids::TaskId;
@@ -29,7 +30,7 @@ pub fn resume_all(node: &Arc<Node>) {
 
 /// Where a task stands, as far as a look at all of them needs it: records are large, and many.
 #[derive(Clone, Copy)]
-struct Stand {
+pub struct Stand {
     id: TaskId,
     phase: Phase,
     wanted: Wanted,
@@ -38,7 +39,7 @@ struct Stand {
 }
 
 impl Stand {
-    fn of(record: &TaskRecord) -> Stand {
+    pub fn of(record: &TaskRecord) -> Stand {
         Stand {
             id: record.spec.id,
             phase: record.phase,
@@ -111,6 +112,9 @@ pub fn reconcile(node: &Arc<Node>) -> Result<(), DockerError> {
         compare(node, stand, found.remove(&stand.id).as_ref());
     }
     remind(node);
+    // None of those with a container: they are rebuilt from it.
+    let lost = node.tasks.lost().into_iter().filter(|id| !found.contains_key(id));
+    lost.for_each(|id| lost::end(node, id));
     for (id, container) in found {
         take_in(node, id, &container);
     }
@@ -152,7 +156,7 @@ fn set_frozen(node: &Node, id: TaskId, from: Phase, to: Phase) {
 }
 
 /// Gives a task that nobody works on its next order or flag.
-fn nudge(node: &Arc<Node>, stand: &Stand) {
+pub fn nudge(node: &Arc<Node>, stand: &Stand) {
     let id = stand.id;
     if stand.has_reports {
         node.outbox.notify(id);
@@ -192,9 +196,14 @@ fn take_in(node: &Arc<Node>, id: TaskId, container: &ContainerSummary) {
         );
         return;
     };
-    let record = rebuilt(id, container, essentials, node.host.is_some());
+    let record = TaskRecord {
+        container: ContainerTrace::Known(container.id.clone()),
+        reports: node.host.iter().map(|_| Report::Running).collect(),
+        notes: vec!["rebuilt from its container: the state directory was lost".to_owned()],
+        ..rebuilt(id, essentials)
+    };
     let stand = Stand::of(&record);
-    match node.tasks.insert(record) {
+    match node.tasks.restore(record) {
         Ok(()) => {}
         // Looked at again each minute, until somebody has removed what is in the way.
         Err(error) => {
@@ -210,12 +219,7 @@ fn take_in(node: &Arc<Node>, id: TaskId, container: &ContainerSummary) {
 
 /// The record of a task whose state directory is gone. It runs, or has run, so it can only be
 /// watched and reported.
-fn rebuilt(
-    id: TaskId,
-    container: &ContainerSummary,
-    essentials: Essentials,
-    has_host: bool,
-) -> TaskRecord {
+pub fn rebuilt(id: TaskId, essentials: Essentials) -> TaskRecord {
     let Essentials { accepted, image, logs } = essentials;
     TaskRecord {
         spec: TaskSpec {
@@ -241,9 +245,9 @@ fn rebuilt(
         tunnel_secret: String::new(),
         end_is_told: false,
         output_made: None,
-        container: ContainerTrace::Known(container.id.clone()),
+        container: ContainerTrace::None,
         outcome: None,
-        reports: if has_host { vec![Report::Running] } else { Vec::new() },
-        notes: vec!["rebuilt from its container: the state directory was lost".to_owned()],
+        reports: Vec::new(),
+        notes: Vec::new(),
     }
 }
