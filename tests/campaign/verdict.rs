@@ -363,7 +363,8 @@ fn leftovers(world: &World<'_>, breaches: &mut Vec<Breach>) {
 /// A stranger's container lives as it was made; only the Engine's own end may have ended it.
 fn foreign(world: &World<'_>, breaches: &mut Vec<Breach>) {
     let had_outage = !world.notes().engine_outages.is_empty();
-    for foreign in locked(&world.foreign).iter() {
+    // One without an id was never made: the Engine was on its way out.
+    for foreign in locked(&world.foreign).iter().filter(|foreign| !foreign.id.is_empty()) {
         let path = format!("/containers/{}/json", foreign.name);
         let found = world.client.try_api("GET", &path, None);
         let found = found.map(|found| found.json).unwrap_or_default();
