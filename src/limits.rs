@@ -205,6 +205,10 @@ pub const POOL_START_RETRY: Duration = Duration::from_secs(1);
 
 // ── store ────────────────────────────────────────────────────────────────────────────────────
 
+/// The map of tasks gives memory back once it is this many times larger than needed; a small one never.
+pub const PLACES_SLACK_MAX: usize = 8;
+pub const PLACES_KEPT_MIN: usize = 64;
+
 /// Records of tasks that are over: the newest this many, and none older than a month (design D6).
 pub const ENDED_RECORDS_MAX: usize = 10_000;
 pub const ENDED_RECORD_AGE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);

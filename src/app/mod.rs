@@ -95,7 +95,7 @@ fn start_all(
     door_stop: &Stop,
 ) -> Result<Running, StartError> {
     // First of all: from here on callers wait instead of being refused.
-    let mut patience = Patience::new(stop);
+    let mut patience = StartPatience::new(stop);
     let address = SocketAddr::new(settings.runner_bind_ip, settings.runner_port);
     let api_socket = settings.api_socket.as_deref();
     let sockets =
@@ -241,15 +241,15 @@ fn join_until(thread: &JoinHandle<Option<()>>, until: Instant) -> bool {
 }
 
 /// How long a start waits for what a predecessor still has.
-struct Patience<'s> {
+struct StartPatience<'s> {
     until: Instant,
     stop: &'s Stop,
     has_told: bool,
 }
 
-impl Patience<'_> {
-    fn new(stop: &Stop) -> Patience<'_> {
-        Patience { until: Instant::now() + START_PATIENCE, stop, has_told: false }
+impl StartPatience<'_> {
+    fn new(stop: &Stop) -> StartPatience<'_> {
+        StartPatience { until: Instant::now() + START_PATIENCE, stop, has_told: false }
     }
 
     /// Pauses; false when it is over.

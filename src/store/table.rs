@@ -19,7 +19,7 @@ use super::error::StoreError;
 use super::file::{self, TEMPORARY_SUFFIX};
 use super::lost::{Loss, Lost};
 use super::record_file::{self, Flaw, Flawed, Unread};
-use crate::limits::{JOIN_LOOK_AGAIN, STATE_DIR_LEAVE};
+use crate::limits::{JOIN_LOOK_AGAIN, PLACES_KEPT_MIN, PLACES_SLACK_MAX, STATE_DIR_LEAVE};
 use crate::metrics;
 use crate::model::ids::TaskId;
 use crate::model::task::TaskRecord;
@@ -95,7 +95,8 @@ impl Live {
             self.waiting -= 1;
         }
         // A day without a host must not be remembered as memory for ever.
-        if self.places.capacity() > 64 && self.places.capacity() > 8 * self.places.len() {
+        let room = self.places.capacity();
+        if room > PLACES_KEPT_MIN && room / PLACES_SLACK_MAX > self.places.len() {
             self.places.shrink_to(2 * self.places.len());
         }
     }
@@ -311,7 +312,8 @@ impl Table {
         let Some(Place::Whole(entry)) = self.place(id) else { return Ok(()) };
         let mut slot = lock(&entry);
         let Some(record) = slot.as_ref() else { return Ok(()) };
-        let (directory, purpose) = if record.is_settled() {
+        let is_over = record.is_settled();
+        let (directory, purpose) = if is_over {
             (&self.ended, Purpose::PutAway)
         } else if record.waits_for_the_host_only() {
             (&self.untold, Purpose::WaitForTheHost)
@@ -322,12 +324,11 @@ impl Table {
         let written = self.write_file(record);
         let moved = written.and_then(|()| self.rename(&self.live_file(id), directory));
         self.note_trouble(purpose, moved)?;
-        match purpose {
-            Purpose::PutAway => {
-                self.ended_count.fetch_add(1, Ordering::Relaxed);
-                lock(&self.live).remove(id);
-            }
-            Purpose::WaitForTheHost | Purpose::Change => lock(&self.live).put(id, Place::Untold),
+        if is_over {
+            self.ended_count.fetch_add(1, Ordering::Relaxed);
+            lock(&self.live).remove(id);
+        } else {
+            lock(&self.live).put(id, Place::Untold);
         }
         *slot = None;
         Ok(())
