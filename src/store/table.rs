@@ -2,11 +2,14 @@
 //! each behind a lock of its own; of a task that only waits for the host no more than its id, so
 //! that a day without one costs little. Records that are over live in their files only.
 
+mod files;
+mod start;
+
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, TryLockError};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, TryLockError};
 use std::thread;
 use std::time::Instant;
 
@@ -14,13 +17,11 @@ use nix::fcntl::Flock;
 use nix::sys::statvfs::statvfs;
 
 use super::aside::{Aside, SetAside};
-use super::directory::{hold, id_of, make, within};
+use super::directory::{hold, make, within};
 use super::error::StoreError;
-use super::file::{self, TEMPORARY_SUFFIX};
+use super::file;
 use super::lost::{Loss, Lost};
-use super::record_file::{self, Flaw, Flawed, Unread};
 use crate::limits::{JOIN_LOOK_AGAIN, PLACES_KEPT_MIN, PLACES_SLACK_MAX, STATE_DIR_LEAVE};
-use crate::metrics;
 use crate::model::ids::TaskId;
 use crate::model::task::TaskRecord;
 use crate::model::time::Stamp;
@@ -491,231 +492,6 @@ impl Table {
         drop(slot);
         Ok(entry)
     }
-
-    // ── files ────────────────────────────────────────────────────────────────────────────────
-
-    /// `None`: there is none, or what was there is set aside now.
-    pub(super) fn read(&self, path: &Path, id: TaskId) -> Result<Option<TaskRecord>, StoreError> {
-        Ok(match self.examine(path, id)? {
-            Ok(record) => Some(record),
-            Err(flawed) => {
-                flawed.inspect(|flawed| self.aside.take(path, flawed));
-                None
-            }
-        })
-    }
-
-    /// The record, or what is wrong with its file; `None`: it is gone.
-    fn examine(
-        &self,
-        path: &Path,
-        id: TaskId,
-    ) -> Result<Result<TaskRecord, Option<Flawed>>, StoreError> {
-        match record_file::read(path, Some(id)) {
-            Ok(record) => Ok(Ok(record)),
-            Err(Unread::Missing) => Ok(Err(None)),
-            Err(Unread::Flawed(flawed)) => Ok(Err(Some(flawed))),
-            Err(Unread::Refused(error)) => Err(StoreError::io("read", path, error)),
-        }
-    }
-
-    /// The record of a task that waits for the host is none, or gone. It leaves the table before its
-    /// file is moved, so that nobody takes the moved file for a deleted one, and the loss is on disk
-    /// by then, so that a crash finds one of the two.
-    fn lose(&self, mut live: MutexGuard<'_, Live>, id: TaskId, flawed: Option<&Flawed>) {
-        let path = self.untold_file(id);
-        if let Some(loss) = flawed.map_or(Some(Loss::Gone), |flawed| Loss::by(flawed.flaw)) {
-            self.lost.note(id, loss);
-        }
-        live.remove(id);
-        drop(live);
-        let _at_the_disk = self.at_the_disk();
-        self.lost.mark(id);
-        flawed.inspect(|flawed| self.aside.take(&path, flawed));
-        self.aside.note_loss(&path);
-    }
-
-    fn read_untold(&self, id: TaskId) -> Option<TaskRecord> {
-        let path = self.untold_file(id);
-        match self.examine(&path, id) {
-            Ok(Ok(record)) => Some(record),
-            Ok(Err(flawed)) => {
-                let mut live = lock(&self.live);
-                // Unless it has come to memory, or was put away, meanwhile.
-                match live.places.get(&id) {
-                    Some(Place::Untold) => self.lose(live, id, flawed.as_ref()),
-                    // The host knows how it ended.
-                    Some(Place::Told) => {
-                        live.remove(id);
-                        drop(live);
-                        flawed.inspect(|flawed| self.aside.take(&path, flawed));
-                    }
-                    Some(Place::Whole(_)) | None => {}
-                }
-                None
-            }
-            Err(error) => {
-                log::error!("{error}");
-                None
-            }
-        }
-    }
-
-    fn move_untold_to_ended(&self, id: TaskId, reported: Stamp) -> Result<(), StoreError> {
-        let from = self.untold_file(id);
-        let Some(mut record) = self.read(&from, id)? else { return Ok(()) };
-        record.reports.clear();
-        record.times.reported = Some(reported);
-        let content = encode(&record)?;
-        // Beside the old one, where a start finds what we could not finish.
-        let (fresh, to) = (file::temporary(&from), self.ended_file(id));
-        let written = {
-            let _at_the_disk = self.at_the_disk();
-            within(&self.ended, || {
-                file::write(&fresh, &content)
-                    .and_then(|_| fs::rename(&fresh, &to))
-                    .and_then(|()| fs::remove_file(&from))
-                    .map_err(|source| StoreError::io("write", &to, source))
-            })
-        };
-        written.or_else(|error| {
-            let _ = fs::remove_file(&fresh);
-            // A full disk can still move: what is not written follows from where the file is.
-            self.rename(&from, &self.ended).map_err(|_| error)
-        })
-    }
-
-    fn each_in(
-        &self,
-        directory: &Path,
-        mut take: impl FnMut(&Path) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let unread = |source| StoreError::io("read", directory, source);
-        // All names first: what is taken moves, and a directory must not change under its reader.
-        let names: Result<Vec<_>, _> = fs::read_dir(directory).map_err(unread)?.collect();
-        for entry in names.map_err(unread)? {
-            take(&directory.join(entry.file_name()))?;
-        }
-        Ok(())
-    }
-
-    /// By its name alone: a day without a host leaves more files than a start may read.
-    fn list_in(&self, path: &Path) -> Result<(), StoreError> {
-        match id_of(path) {
-            Some(id) => lock(&self.live).put(id, Place::Untold),
-            None if is_unfinished(path) => self.drop_unfinished(path),
-            None => self.not_a_record(path),
-        }
-        Ok(())
-    }
-
-    fn take_in(&self, path: &Path) -> Result<(), StoreError> {
-        if is_unfinished(path) {
-            self.drop_unfinished(path);
-            return Ok(());
-        }
-        let id = id_of(path);
-        let record = match record_file::read(path, id) {
-            Ok(record) => record,
-            Err(Unread::Missing) => return Ok(()),
-            Err(Unread::Flawed(flawed)) => {
-                // First, so that a crash between the two finds the file again.
-                if let (Some(id), Some(loss)) = (id, Loss::by(flawed.flaw)) {
-                    self.lost.note(id, loss);
-                    self.lost.mark(id);
-                }
-                self.aside.take(path, &flawed);
-                return Ok(());
-            }
-            Err(Unread::Refused(error)) => return Err(StoreError::io("read", path, error)),
-        };
-        let id = record.spec.id;
-        // Somebody has put the whole file back.
-        self.lost.forget(id);
-        let waits = record.waits_for_the_host_only() && self.rename(path, &self.untold).is_ok();
-        let place =
-            if waits { Place::Untold } else { Place::Whole(Arc::new(Mutex::new(Some(record)))) };
-        lock(&self.live).put(id, place);
-        Ok(())
-    }
-
-    /// Never renamed, so never promised.
-    fn drop_unfinished(&self, path: &Path) {
-        if fs::remove_file(path).is_err() {
-            self.not_a_record(path);
-        }
-    }
-
-    /// Of a name that no record has, whatever is in the file.
-    fn not_a_record(&self, path: &Path) {
-        let is_file = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
-        let flaw = if is_file { Flaw::WrongId } else { Flaw::NotAFile };
-        self.aside.take(path, &Flawed::new(flaw, "its name is no task id"));
-    }
-
-    fn write(&self, record: &TaskRecord) -> Result<(), StoreError> {
-        self.note_trouble(Purpose::Change, self.write_file(record))
-    }
-
-    fn write_file(&self, record: &TaskRecord) -> Result<(), StoreError> {
-        let path = self.live_file(record.spec.id);
-        let content = encode(record)?;
-        metrics::RECORD_WRITES.up();
-        let _at_the_disk = self.at_the_disk();
-        within(&self.tasks, || file::write_durably(&path, &content))
-    }
-
-    fn rename(&self, from: &Path, directory: &Path) -> Result<(), StoreError> {
-        let to = directory.join(from.file_name().unwrap_or_default());
-        let _at_the_disk = self.at_the_disk();
-        within(directory, || {
-            fs::rename(from, &to).map_err(|source| StoreError::io("move", from, source))
-        })
-    }
-
-    /// Remembers how the last step on the disk went, for [`Table::trouble`].
-    fn note_trouble(
-        &self,
-        purpose: Purpose,
-        done: Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let mut trouble = lock(&self.trouble);
-        let before = match &done {
-            Ok(()) => trouble.remove(&purpose),
-            Err(error) => trouble.insert(purpose, error.to_string()),
-        };
-        drop(trouble);
-        // The first only: what was refused is tried again every second, for every task.
-        if let (Err(error), None) = (&done, before) {
-            log::error!("{error}");
-        }
-        done
-    }
-
-    /// The first write of a record. Refused after the rename (its directory can't be opened or synced),
-    /// it must not be found at the next start: its caller was told that nothing was accepted.
-    fn write_first(&self, record: &TaskRecord) -> Result<(), StoreError> {
-        let path = self.live_file(record.spec.id);
-        if self.aside.blocks(&path) {
-            return Err(StoreError::Blocked { path });
-        }
-        self.write(record).inspect_err(|_| {
-            let _at_the_disk = self.at_the_disk();
-            let _ = fs::remove_file(&path);
-        })
-    }
-
-    fn live_file(&self, id: TaskId) -> PathBuf {
-        self.tasks.join(format!("{id}.json"))
-    }
-
-    fn untold_file(&self, id: TaskId) -> PathBuf {
-        self.untold.join(format!("{id}.json"))
-    }
-
-    pub(super) fn ended_file(&self, id: TaskId) -> PathBuf {
-        self.ended.join(format!("{id}.json"))
-    }
 }
 
 /// What the file system says of itself, as far as it counts.
@@ -729,13 +505,4 @@ fn has_room(directory: &Path) -> bool {
 
 fn without_reports(record: TaskRecord) -> TaskRecord {
     TaskRecord { reports: Vec::new(), ..record }
-}
-
-fn is_unfinished(path: &Path) -> bool {
-    path.to_string_lossy().ends_with(TEMPORARY_SUFFIX)
-}
-
-fn encode(record: &TaskRecord) -> Result<Vec<u8>, StoreError> {
-    let id = record.spec.id;
-    record_file::encode(record).map_err(|source| StoreError::Unwritable { id, source })
 }

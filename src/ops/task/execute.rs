@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 
-use super::container::{create_body, is_ours};
+use super::adopt::{adopt, make_anew};
+use super::container::create_body;
 use super::finish::{refuse, settle};
 use super::logs::{self, Owner};
-use super::outcome::{failed, lost, refused_by_engine};
-use super::{note_refusal, then, when_the_disk_is_back, when_the_engine_is_back};
-use crate::docker::{Container, DockerError, EXIT_CODE_LABEL, Removal, Volumes};
+use super::outcome::{failed, refused_by_engine};
+use super::{when_the_disk_is_back, when_the_engine_is_back};
+use crate::docker::{DockerError, EXIT_CODE_LABEL};
 use crate::lanes::{Next, Place};
 use crate::limits::{PASSWD_BYTES_MAX, TASKS_ACTIVE_MAX, TASKS_UNTOLD_MAX};
 use crate::machine::random::hex_128;
@@ -18,7 +19,6 @@ use crate::model::phase::{Phase, Wanted};
 use crate::model::task::{ContainerTrace, Report, TaskRecord, TaskSpec};
 use crate::model::time::Stamp;
 use crate::ops::images::{self, ImageFault, ImageReady, ImageResult};
-use crate::ops::node::Exit;
 use crate::ops::{Node, OpError, network};
 use crate::store::StoreError;
 use crate::threads::lock;
@@ -79,7 +79,7 @@ fn is_repeat(node: &Node, asked: &TaskRecord) -> bool {
 }
 
 /// Wherever the record says the task is, go on from there.
-fn begin(node: &Arc<Node>, id: TaskId) -> Next {
+pub(super) fn begin(node: &Arc<Node>, id: TaskId) -> Next {
     let Some(record) = node.tasks.get(id) else { return Next::Done };
     if record.wanted != Wanted::Run {
         return settle(node, id);
@@ -190,13 +190,13 @@ fn create_with_network(node: &Node, record: &TaskRecord) -> Result<String, Docke
 }
 
 /// What the Engine's user namespace adds to ids, as far as the Engine has told.
-fn user_shift(node: &Node) -> (u32, u32) {
+pub(super) fn user_shift(node: &Node) -> (u32, u32) {
     let facts = lock(&node.engine_facts);
     let shift = facts.as_ref().and_then(|facts| facts.userns_shift);
     shift.map_or((0, 0), |shift| (shift.uid, shift.gid))
 }
 
-fn own_and_start(node: &Arc<Node>, id: TaskId, container: String, owner: Owner) -> Next {
+pub(super) fn own_and_start(node: &Arc<Node>, id: TaskId, container: String, owner: Owner) -> Next {
     match owner {
         Owner::Named(name) => own_by_name(node, id, container, name),
         // Done with the making of the files.
@@ -276,32 +276,6 @@ fn start(node: &Arc<Node>, id: TaskId, container: &str) -> Next {
     }
 }
 
-/// Replaces a container that never ran. Not forced: one that runs after all is a conflict, and taken
-/// over.
-fn make_anew(node: &Arc<Node>, id: TaskId, container: &str, why: &DockerError) -> Next {
-    log::warn!("task {id}: {why}; its container is made anew");
-    match node.engine.remove_container(container, Removal::Ended, Volumes::Remove) {
-        Ok(()) => {}
-        Err(error) if error.is_missing() => {}
-        Err(error) if error.is_conflict() || error.is_unclear() => {
-            return when_the_engine_is_back(node, id, begin);
-        }
-        // It neither starts nor goes, and may stay so until the machine restarts.
-        Err(_) => return refuse(node, id, refused_by_engine(why)),
-    }
-    let back = node.tasks.update(id, |record| {
-        if record.phase == Phase::Starting {
-            record.phase = Phase::Accepted;
-            record.container = ContainerTrace::None;
-        }
-    });
-    match back {
-        Ok(()) => then(node, id, begin),
-        Err(StoreError::Missing(_)) => Next::Done,
-        Err(_) => when_the_disk_is_back(node, id, begin),
-    }
-}
-
 fn start_failed(node: &Arc<Node>, id: TaskId, error: &DockerError) -> Next {
     if error.is_unclear() {
         // It may run all the same: look before anything is tried again.
@@ -311,7 +285,7 @@ fn start_failed(node: &Arc<Node>, id: TaskId, error: &DockerError) -> Next {
     }
 }
 
-fn started(node: &Arc<Node>, id: TaskId, at: Stamp) -> Next {
+pub(super) fn started(node: &Arc<Node>, id: TaskId, at: Stamp) -> Next {
     let marked = node.tasks.update(id, |record| {
         if matches!(record.phase, Phase::Creating | Phase::Starting) {
             record.phase = Phase::Running;
@@ -325,94 +299,6 @@ fn started(node: &Arc<Node>, id: TaskId, at: Stamp) -> Next {
             node.events.note(id, "started");
             // A kill or an end that came meanwhile has raised the lane's flag.
             Next::Done
-        }
-        Err(StoreError::Missing(_)) => Next::Done,
-        Err(_) => when_the_disk_is_back(node, id, begin),
-    }
-}
-
-/// A container of the task's name exists, or may: take it over if it is ours, and go on.
-fn adopt(node: &Arc<Node>, id: TaskId) -> Next {
-    let container = match node.engine.inspect_container(&id.task_container()) {
-        Ok(container) => container,
-        Err(error) if error.is_missing() => return create_again(node, id),
-        // It may run: no answer to a question ends a task.
-        Err(error) => {
-            note_refusal(id, "its container", &error);
-            return when_the_engine_is_back(node, id, begin);
-        }
-    };
-    if !is_ours(&node.settings, &container.labels) {
-        let disowned = node.tasks.update(id, |record| record.container = ContainerTrace::Removed);
-        if disowned.is_err() {
-            return when_the_disk_is_back(node, id, begin);
-        }
-        let name = id.task_container();
-        let message = format!("a container {name} that is not ours is in the way: remove it");
-        return refuse(node, id, failed(message));
-    }
-    take_over(node, id, &container)
-}
-
-fn take_over(node: &Arc<Node>, id: TaskId, container: &Container) -> Next {
-    let marked = node
-        .tasks
-        .update(id, |record| record.container = ContainerTrace::Known(container.id.clone()));
-    if marked.is_err() {
-        return when_the_disk_is_back(node, id, begin);
-    }
-    // One that ended before its start was noted has an end all the same, and is not to run again.
-    match container.started_at.or(container.finished_at).map(Stamp::from) {
-        None => start_unless_it_ran(node, id, container),
-        Some(at) if container.running => started(node, id, at),
-        Some(at) => {
-            lock(&node.exits).entry(id).or_insert(Exit::Found);
-            match started(node, id, at) {
-                Next::Done => settle(node, id),
-                later => later,
-            }
-        }
-    }
-}
-
-/// The Engine knows of no start. One that ended while it started the container has forgotten it (seen
-/// with 20.10 on SIGTERM), and it must not run twice: the task's own output file is the witness.
-fn start_unless_it_ran(node: &Arc<Node>, id: TaskId, container: &Container) -> Next {
-    let Some(record) = node.tasks.get(id) else { return Next::Done };
-    let owner = Owner::of_image(&container.user, user_shift(node));
-    let (node, container) = (Arc::clone(node), container.id.clone());
-    let Some(made) = record.output_made.filter(|_| record.phase == Phase::Starting) else {
-        return own_and_start(&node, id, container, owner);
-    };
-    Next::Then(
-        Place::Files,
-        Box::new(move || {
-            let ran = logs::is_touched(&record.spec.logs, made);
-            Next::Then(
-                Place::Worker,
-                Box::new(move || match ran {
-                    false => own_and_start(&node, id, container, owner),
-                    true => refuse(&node, id, lost()),
-                }),
-            )
-        }),
-    )
-}
-
-/// The create of an earlier run never happened: go back to where the image is known.
-fn create_again(node: &Arc<Node>, id: TaskId) -> Next {
-    let back = node.tasks.update(id, |record| {
-        if record.phase == Phase::Creating {
-            record.phase = Phase::Accepted;
-            record.container = ContainerTrace::None;
-        }
-        record.phase
-    });
-    match back {
-        Ok(Phase::Accepted) => then(node, id, begin),
-        Ok(_) => {
-            lock(&node.exits).insert(id, Exit::Found);
-            settle(node, id)
         }
         Err(StoreError::Missing(_)) => Next::Done,
         Err(_) => when_the_disk_is_back(node, id, begin),

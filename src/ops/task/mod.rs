@@ -1,7 +1,8 @@
-//! A command task's life. `execute` accepts and starts it, `kill` and `freeze` are the verbs on it,
-//! `finish` ends it as `outcome` says, `recover` finds it again after a restart or a lost event
-//! stream, and `lost` ends it if its record is no more.
+//! A command task's life. `execute` accepts and starts it, with `adopt` where a start was cut short;
+//! `kill` and `freeze` are the verbs on it, `finish` ends it as `outcome` says, `recover` finds it
+//! again after a restart or a lost event stream, and `lost` ends it if its record is no more.
 
+mod adopt;
 pub mod container;
 mod engine_stop;
 pub mod execute;
