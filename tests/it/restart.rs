@@ -325,7 +325,8 @@ fn files_that_are_no_records_are_set_aside_and_the_others_go_on() {
     fs::write(daemon.record_path(half), &whole[..whole.len() / 2]).unwrap();
     // A whole record under another's name.
     fs::write(daemon.record_path(other), &whole).unwrap();
-    let unfinished = daemon.state_dir().join("tasks").join(format!("{half}.json.new"));
+    // Of an id of its own: the task of a broken record is given a new one.
+    let unfinished = daemon.state_dir().join("tasks").join(format!("{}.json.new", unique_id()));
     fs::write(&unfinished, "{").unwrap();
     daemon.restart();
     let health = daemon.get("/health").expect(200).json;
