@@ -152,6 +152,7 @@ fn start_all(
         shared_dir: Default::default(),
         events: Default::default(),
         first_writes,
+        insides: Default::default(),
         exits: Default::default(),
         access: Arc::clone(&access),
         kept: Default::default(),

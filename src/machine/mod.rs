@@ -4,9 +4,12 @@
 
 pub mod addresses;
 pub mod disk;
+pub mod identity;
 pub mod kernel_log;
 pub mod pin;
+pub mod process;
 pub mod random;
+pub mod root;
 pub mod topology;
 pub mod usage;
 pub mod watch;

@@ -1,5 +1,6 @@
 //! What we mean: types that are right by construction. Wire texts become these once, at the door.
 
+pub mod account;
 pub mod cpu_list;
 pub mod ids;
 pub mod phase;

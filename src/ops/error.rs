@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::images::ImageFault;
 use crate::docker::DockerError;
+use crate::machine::process::PinFault;
 use crate::model::ids::TaskId;
 use crate::model::phase::{Denied, Verb};
 use crate::store::StoreError;
@@ -24,6 +25,13 @@ pub enum OpError {
         id: TaskId,
         verb: Verb,
         why: Denied,
+    },
+    /// What happens inside of it needs a running container.
+    NotRunning(TaskId),
+    /// This machine does not let us into the container.
+    NoWayIn {
+        id: TaskId,
+        fault: PinFault,
     },
     /// `LOCAL_TEMP_DIR` is no directory.
     LocalTempMissing(PathBuf),
@@ -83,6 +91,8 @@ impl fmt::Display for OpError {
                 };
                 write!(f, "task {id} can't be {verb}: {why}")
             }
+            OpError::NotRunning(id) => write!(f, "task {id} is not running"),
+            OpError::NoWayIn { id, fault } => write!(f, "no way into task {id}: {fault}"),
             OpError::LocalTempMissing(path) => {
                 write!(
                     f,
@@ -113,8 +123,10 @@ impl std::error::Error for OpError {
             OpError::Store(error) => Some(error),
             OpError::Unreadable { source, .. } | OpError::NoRandomness(source) => Some(source),
             OpError::Image(fault) => Some(&**fault),
+            OpError::NoWayIn { fault, .. } => Some(fault),
             OpError::NotKnown(_)
             | OpError::InUse(_)
+            | OpError::NotRunning(_)
             | OpError::Denied { .. }
             | OpError::LocalTempMissing(_)
             | OpError::Busy { .. }

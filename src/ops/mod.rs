@@ -6,6 +6,7 @@ pub mod events;
 pub mod files_thread;
 pub mod health;
 pub mod images;
+pub mod inside;
 pub mod network;
 pub mod node;
 pub mod reports;

@@ -8,6 +8,7 @@ use crossbeam_channel::Sender;
 
 use super::events::EventLog;
 use super::images::Images;
+use super::inside::Insides;
 use super::network::NetworkState;
 use super::shared_dir::SharedDir;
 use super::task::kept::Kept;
@@ -42,6 +43,8 @@ pub struct Node {
     pub events: EventLog,
     /// Sees a task's first byte of output; `None` where the kernel had no inotify instance left.
     pub first_writes: Option<FirstWrites>,
+    /// The ways into running containers.
+    pub insides: Insides,
     /// Ends that the Engine has told and the task's lane has not dealt with yet.
     pub exits: Mutex<HashMap<TaskId, Exit>>,
     /// Who may call us; `/health` tells who was turned away.

@@ -18,8 +18,8 @@ use crate::model::ids::TaskId;
 use crate::model::phase::{Phase, Wanted};
 use crate::model::task::{ContainerTrace, Outcome, TaskRecord};
 use crate::model::time::Stamp;
-use crate::ops::Node;
 use crate::ops::node::Exit;
+use crate::ops::{Node, inside};
 use crate::store::StoreError;
 use crate::threads::lock;
 
@@ -222,6 +222,7 @@ fn clean_up(node: &Arc<Node>, record: &TaskRecord) -> Next {
     if let Some(first_writes) = &node.first_writes {
         first_writes.forget(id);
     }
+    inside::forget(node, id);
     match node.tasks.retire(id) {
         Ok(()) => Next::Done,
         // The table has said it.
