@@ -29,7 +29,7 @@ use crate::limits::{
     URGENT_WORKERS, WORKERS_PER_NODE,
 };
 use crate::loops;
-use crate::machine::watch::FirstWrites;
+use crate::machine::first_writes::FirstWrites;
 use crate::machine::{addresses, topology};
 use crate::model::settings::Settings;
 use crate::model::time::Stamp;

@@ -4,12 +4,13 @@
 
 pub mod addresses;
 pub mod disk;
+pub mod first_writes;
 pub mod kernel_log;
 pub mod pin;
 pub mod random;
 pub mod topology;
+pub mod tree_watch;
 pub mod usage;
-pub mod watch;
 
 use std::fs::{self, File};
 use std::io::{self, Read};

@@ -15,7 +15,7 @@ use crate::docker::{Engine, EngineInfo};
 use crate::host::Host;
 use crate::host::outbox::Outbox;
 use crate::lanes::Lanes;
-use crate::machine::watch::FirstWrites;
+use crate::machine::first_writes::FirstWrites;
 use crate::model::ids::TaskId;
 use crate::model::settings::Settings;
 use crate::model::time::Stamp;
