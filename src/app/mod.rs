@@ -30,6 +30,7 @@ use crate::limits::{
 };
 use crate::loops;
 use crate::machine::first_writes::FirstWrites;
+use crate::machine::tree_watch::TreeWatches;
 use crate::machine::{addresses, topology};
 use crate::model::settings::Settings;
 use crate::model::time::Stamp;
@@ -152,6 +153,7 @@ fn start_all(
         shared_dir: Default::default(),
         events: Default::default(),
         first_writes,
+        tree_watches: TreeWatches::new(stop),
         exits: Default::default(),
         access: Arc::clone(&access),
         kept: Default::default(),

@@ -16,6 +16,7 @@ use crate::host::Host;
 use crate::host::outbox::Outbox;
 use crate::lanes::Lanes;
 use crate::machine::first_writes::FirstWrites;
+use crate::machine::tree_watch::TreeWatches;
 use crate::model::ids::TaskId;
 use crate::model::settings::Settings;
 use crate::model::time::Stamp;
@@ -42,6 +43,8 @@ pub struct Node {
     pub events: EventLog,
     /// Sees a task's first byte of output; `None` where the kernel had no inotify instance left.
     pub first_writes: Option<FirstWrites>,
+    /// What the watch sessions of peers hold.
+    pub tree_watches: TreeWatches,
     /// Ends that the Engine has told and the task's lane has not dealt with yet.
     pub exits: Mutex<HashMap<TaskId, Exit>>,
     /// Who may call us; `/health` tells who was turned away.

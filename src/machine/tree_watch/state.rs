@@ -131,7 +131,9 @@ impl State {
     pub fn sweep(&mut self, inotify: &Inotify, session: u64) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         let round = state.round;
-        let stale: Vec<_> = state.held.extract_if(.., |_, held| held.round != round).collect();
+        let stale = state.held.iter().filter(|(_, held)| held.round != round);
+        let stale: Vec<_> = stale.map(|(path, held)| (path.clone(), *held)).collect();
+        state.held.retain(|_, held| held.round == round);
         self.release(inotify, session, &stale);
     }
 
