@@ -1,9 +1,63 @@
 //! `/ws/fs/{task_id}/watch`: what a session of `ops::watch` tells, in the contract's words.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::time::Instant;
 
-use crate::ops::watch::{Change, ChangeKind, Note, Unwatched, Why};
-use crate::wire::api::watch::Said;
+use nix::poll::PollFlags;
+
+use crate::limits::SHARED_STORAGE_DEADLINE;
+use crate::ops::watch::{Change, ChangeKind, Note, TreeSession, Unwatched, Why};
+use crate::serve::session::{Message, Socket, Source, Turn};
+use crate::wire::api::watch::{Said, is_ping};
+
+/// Says that `paths` are watched, and then what `watch` tells, until the peer leaves, the runner
+/// stops or the container ends: `container` is readable then.
+pub fn relay(
+    socket: &mut Socket,
+    paths: Vec<String>,
+    watch: &TreeSession,
+    container: BorrowedFd<'_>,
+) {
+    say(socket, &Said::Watching { paths, method: "inotify" });
+    let mut stuck_is_told = false;
+    loop {
+        while let Some(message) = socket.receive() {
+            if matches!(message, Message::Text(text) if is_ping(&text)) {
+                say(socket, &Said::Pong);
+            }
+        }
+        while !socket.is_clogged()
+            && let Some(note) = watch.take()
+        {
+            say(socket, &said(note));
+        }
+        let is_scanning = watch.scanning_for();
+        if !stuck_is_told && is_scanning.is_some_and(|time| time > SHARED_STORAGE_DEADLINE) {
+            stuck_is_told = true;
+            say(socket, &error("a directory does not answer; those after it are not watched yet"));
+        }
+        let look_again = Instant::now() + SHARED_STORAGE_DEADLINE;
+        // A peer that is slow leaves the notes in the session's own bounded queue.
+        let notes = if socket.is_clogged() { PollFlags::empty() } else { PollFlags::POLLIN };
+        let mut sources =
+            [Source::new(container, PollFlags::POLLIN), Source::new(watch.as_fd(), notes)];
+        let turn = socket.wait(&mut sources, is_scanning.map(|_| look_again));
+        if matches!(turn, Turn::PeerLeft | Turn::Stopping) {
+            return;
+        }
+        if !sources[0].ready.is_empty() {
+            return say(socket, &error("the container has ended"));
+        }
+    }
+}
+
+fn say(socket: &mut Socket, said: &Said) {
+    match serde_json::to_string(said) {
+        Ok(text) => socket.send_text(text),
+        Err(error) => log::error!("watch: {error}"),
+    }
+}
 
 /// A note as the peer reads it.
 pub fn said(note: Note) -> Said {
