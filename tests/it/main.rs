@@ -65,3 +65,4 @@ mod state;
 mod state_calls;
 /// A service manager over the runner: what it is told, and the sockets it passes.
 mod supervisor;
+mod watch;
