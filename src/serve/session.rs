@@ -310,11 +310,10 @@ impl Socket {
         };
         let (code, reason) = self.farewell.take().unwrap_or(fallback);
         let frame = CloseFrame { code: code.into(), reason: reason.into() };
-        self.output.push_back(Frame::Close(Some(frame)));
         self.is_over = false;
         self.input.clear();
         self.input_bytes = 0;
-        self.flush();
+        self.send(Frame::Close(Some(frame)));
         while !self.is_over && Instant::now() < until {
             self.fetch();
             self.input.clear();
