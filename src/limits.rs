@@ -434,6 +434,33 @@ pub const START_PATIENCE: Duration = Duration::from_millis(2500);
 /// And looks this often: callers are refused meanwhile.
 pub const START_LOOK_AGAIN: Duration = Duration::from_millis(2);
 
+// ── watch ────────────────────────────────────────────────────────────────────────────────────
+
+/// Directories that one session watches: three times a large source tree, a quarter of the node's.
+pub const WATCH_DIRECTORIES_SESSION_MAX: usize = 16_384;
+
+/// Directories watched for all sessions together; each pins about a kilobyte in the kernel.
+pub const WATCH_DIRECTORIES_NODE_MAX: usize = 65_536;
+
+/// Changes kept for a session whose peer is slow: twice the kernel's own queue, a few megabytes.
+pub const WATCH_NOTES_MAX: usize = 32_768;
+
+/// Rest between two readings of the kernel's queue: repeated writes of one file become one event
+/// there, and 16,384 events don't come in so short a time.
+pub const WATCH_REST: Duration = Duration::from_millis(3);
+
+/// The second half of a rename comes at once; after this the directory has left what is watched.
+pub const WATCH_MOVE_GRACE: Duration = Duration::from_millis(200);
+
+/// How long one session's scan holds a files thread before the others have their turn.
+pub const WATCH_SCAN_SLICE: Duration = Duration::from_millis(100);
+
+/// Names announced under one lock, so that a huge directory doesn't hold up the shared thread.
+pub const WATCH_ANNOUNCE_BATCH: usize = 256;
+
+/// Directories that an error message names; it counts the others.
+pub const WATCH_NAMED_MAX: usize = 8;
+
 // ── cli ──────────────────────────────────────────────────────────────────────────────────────
 
 /// A runner on this machine accepts at once; one over the network within a few round trips.

@@ -97,6 +97,9 @@ figures! {
     HOST_CALLS_FAILED Counter "river_host_calls_failed_total" "Calls to the host without an answer.";
     REPORTS_ANSWERED Counter "river_reports_answered_total" "Status reports the host has answered.";
     REPORTS_SET_ASIDE Counter "river_reports_set_aside_total" "Status reports the host called malformed.";
+    // watch
+    WATCHES_HELD Gauge "river_watches" "Directories watched now, for all sessions together.";
+    WATCH_CHANGES_LOST Counter "river_watch_changes_lost_total" "Changes of files not told to a session because its queue was full, or times the kernel's queue was.";
     // ops
     TASKS_ENDED Counter "river_tasks_ended_total" "Tasks that have ended.";
 }

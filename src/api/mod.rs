@@ -8,6 +8,7 @@ pub mod query;
 pub mod spec;
 pub mod task_view;
 pub mod tasks;
+pub mod watch;
 
 use crate::limits::EXECUTE_BODY_BYTES_MAX;
 use crate::ops::Node;

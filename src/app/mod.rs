@@ -29,7 +29,8 @@ use crate::limits::{
     URGENT_WORKERS, WORKERS_PER_NODE,
 };
 use crate::loops;
-use crate::machine::watch::FirstWrites;
+use crate::machine::first_writes::FirstWrites;
+use crate::machine::tree_watch::TreeWatches;
 use crate::machine::{addresses, topology};
 use crate::model::settings::Settings;
 use crate::model::time::Stamp;
@@ -153,6 +154,7 @@ fn start_all(
         events: Default::default(),
         first_writes,
         insides: Default::default(),
+        tree_watches: TreeWatches::new(stop),
         exits: Default::default(),
         access: Arc::clone(&access),
         kept: Default::default(),

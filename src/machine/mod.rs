@@ -5,14 +5,15 @@
 pub mod addresses;
 pub mod disk;
 pub mod identity;
+pub mod first_writes;
 pub mod kernel_log;
 pub mod pin;
 pub mod process;
 pub mod random;
 pub mod root;
 pub mod topology;
+pub mod tree_watch;
 pub mod usage;
-pub mod watch;
 
 use std::fs::{self, File};
 use std::io::{self, Read};

@@ -16,7 +16,8 @@ use crate::docker::{Engine, EngineInfo};
 use crate::host::Host;
 use crate::host::outbox::Outbox;
 use crate::lanes::Lanes;
-use crate::machine::watch::FirstWrites;
+use crate::machine::first_writes::FirstWrites;
+use crate::machine::tree_watch::TreeWatches;
 use crate::model::ids::TaskId;
 use crate::model::settings::Settings;
 use crate::model::time::Stamp;
@@ -45,6 +46,8 @@ pub struct Node {
     pub first_writes: Option<FirstWrites>,
     /// The ways into running containers.
     pub insides: Insides,
+    /// What the watch sessions of peers hold.
+    pub tree_watches: TreeWatches,
     /// Ends that the Engine has told and the task's lane has not dealt with yet.
     pub exits: Mutex<HashMap<TaskId, Exit>>,
     /// Who may call us; `/health` tells who was turned away.

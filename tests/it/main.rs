@@ -65,3 +65,5 @@ mod state;
 mod state_calls;
 /// A service manager over the runner: what it is told, and the sockets it passes.
 mod supervisor;
+/// Watch sessions: what a peer hears of files, and what is left when it goes.
+mod watch;

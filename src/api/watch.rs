@@ -1,0 +1,133 @@
+//! `/ws/fs/{task_id}/watch`: what a session of `ops::watch` tells, in the contract's words.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::time::Instant;
+
+use nix::poll::PollFlags;
+
+use crate::limits::SHARED_STORAGE_DEADLINE;
+use crate::ops::watch::{Change, ChangeKind, Note, TreeSession, Unwatched, Why};
+use crate::serve::session::{Message, Socket, Source, Turn};
+use crate::wire::api::watch::{Said, is_ping};
+
+/// Says that `paths` are watched, and then what `watch` tells, until the peer leaves, the runner
+/// stops or the container ends: `container` is readable then.
+pub fn relay(
+    socket: &mut Socket,
+    paths: Vec<String>,
+    watch: &TreeSession,
+    container: BorrowedFd<'_>,
+) {
+    say(socket, &Said::Watching { paths, method: "inotify" });
+    let mut stuck_is_told = false;
+    loop {
+        while let Some(message) = socket.receive() {
+            if matches!(message, Message::Text(text) if is_ping(&text)) {
+                say(socket, &Said::Pong);
+            }
+        }
+        while !socket.is_clogged()
+            && let Some(note) = watch.take()
+        {
+            say(socket, &said(note));
+        }
+        let is_scanning = watch.scanning_for();
+        if !stuck_is_told && is_scanning.is_some_and(|time| time > SHARED_STORAGE_DEADLINE) {
+            stuck_is_told = true;
+            say(socket, &error("a directory does not answer; those after it are not watched yet"));
+        }
+        let look_again = Instant::now() + SHARED_STORAGE_DEADLINE;
+        // A peer that is slow leaves the notes in the session's own bounded queue.
+        let notes = if socket.is_clogged() { PollFlags::empty() } else { PollFlags::POLLIN };
+        let mut sources =
+            [Source::new(container, PollFlags::POLLIN), Source::new(watch.as_fd(), notes)];
+        let turn = socket.wait(&mut sources, is_scanning.map(|_| look_again));
+        if matches!(turn, Turn::PeerLeft | Turn::Stopping) {
+            return;
+        }
+        if !sources[0].ready.is_empty() {
+            return say(socket, &error("the container has ended"));
+        }
+    }
+}
+
+fn say(socket: &mut Socket, said: &Said) {
+    match serde_json::to_string(said) {
+        Ok(text) => socket.send_text(text),
+        Err(error) => log::error!("watch: {error}"),
+    }
+}
+
+/// A note as the peer reads it.
+pub fn said(note: Note) -> Said {
+    match note {
+        Note::Change(Change { kind, path, is_dir }) => {
+            Said::Change { event: event(kind), path: shown(&path), is_dir }
+        }
+        Note::Missed => {
+            error("changes may have been missed: too many at once; all is looked at again")
+        }
+        Note::Lost => error("changes were lost: they came faster than they were taken"),
+        Note::BaseGone(path) => {
+            error(format!("{} was moved or unmounted and is not watched any more", shown(&path)))
+        }
+        Note::Unwatched(unwatched) => error(not_watched(&unwatched)),
+    }
+}
+
+fn error(message: impl Into<String>) -> Said {
+    Said::Error { message: message.into() }
+}
+
+fn event(kind: ChangeKind) -> &'static str {
+    match kind {
+        ChangeKind::Create => "CREATE",
+        ChangeKind::Modify => "MODIFY",
+        ChangeKind::Delete => "DELETE",
+        ChangeKind::Move => "MOVE",
+    }
+}
+
+fn not_watched(Unwatched { first, count, why }: &Unwatched) -> String {
+    let named: Vec<String> = first.iter().map(|path| shown(path)).collect();
+    let others = match count - first.len() {
+        0 => String::new(),
+        others => format!(" and {others} others"),
+    };
+    let why = match why {
+        Why::SessionBudget => "this session watches as many directories as it may".to_owned(),
+        Why::NodeBudget => "this node watches as many directories as it may".to_owned(),
+        Why::Busy => "all threads that read directories are busy".to_owned(),
+        Why::Refused(error) => error.desc().to_owned(),
+    };
+    format!("not watched, with all below: {}{others}: {why}", named.join(", "))
+}
+
+/// Bytes outside UTF-8 are replaced.
+fn shown(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn what_is_not_watched_is_named_and_counted() {
+        let first = vec!["/a".into(), "/b".into()];
+        let unwatched = Unwatched { first, count: 5, why: Why::SessionBudget };
+        let expected = "not watched, with all below: /a, /b and 3 others: \
+                        this session watches as many directories as it may";
+        assert_eq!(said(Note::Unwatched(unwatched)), error(expected));
+    }
+
+    #[test]
+    fn name_outside_utf8_is_shown_with_replacements() {
+        use std::os::unix::ffi::OsStrExt;
+        let path = Path::new(std::ffi::OsStr::from_bytes(b"/w/\xff")).into();
+        let change = Change { kind: ChangeKind::Move, path, is_dir: true };
+        let expected = Said::Change { event: "MOVE", path: "/w/\u{fffd}".into(), is_dir: true };
+        assert_eq!(said(Note::Change(change)), expected);
+    }
+}

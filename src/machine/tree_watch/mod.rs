@@ -1,0 +1,236 @@
+//! Watches directories with all that is below them: one inotify instance and one thread (`watch`)
+//! for all sessions, started with the first. Sessions that watch the same directory share a watch.
+//! Called by `ops::watch`. Opens directories only in scans, which run where the caller says (they
+//! can hang on a dead share); the shared thread never blocks, on a session or on a file system.
+
+mod scan;
+mod session;
+mod state;
+#[cfg(test)]
+mod test;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use crate::limits::{STACK_BYTES, WATCH_MOVE_GRACE, WATCH_REST};
+use crate::stop::Stop;
+use crate::threads::{self, lock};
+use session::{Base, SessionState};
+use state::State;
+
+/// What happened to an entry of a watched directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    Create,
+    Modify,
+    Delete,
+    /// One for the old path and one for the new.
+    Move,
+}
+
+impl ChangeKind {
+    fn of(mask: AddWatchFlags) -> ChangeKind {
+        if mask.contains(AddWatchFlags::IN_CREATE) {
+            ChangeKind::Create
+        } else if mask.contains(AddWatchFlags::IN_DELETE) {
+            ChangeKind::Delete
+        } else if mask.intersects(AddWatchFlags::IN_MOVE) {
+            ChangeKind::Move
+        } else {
+            ChangeKind::Modify
+        }
+    }
+}
+
+/// One change, at the path that the session's peer knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub kind: ChangeKind,
+    pub path: PathBuf,
+    pub is_dir: bool,
+}
+
+/// Why a directory is not watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    SessionBudget,
+    NodeBudget,
+    /// The system said so: `ENOSPC` is its own limit on watches.
+    Refused(Errno),
+    /// No thread was to be had for reading directories.
+    Busy,
+}
+
+/// Directories that are not watched: the first few, how many, and why the first is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unwatched {
+    pub first: Vec<PathBuf>,
+    pub count: usize,
+    pub why: Why,
+}
+
+/// What a session has to tell its peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    Change(Change),
+    /// The kernel's queue was full: changes are missing here, and all is looked at again.
+    Missed,
+    /// This session's queue was full: changes are missing here.
+    Lost,
+    Unwatched(Unwatched),
+    /// A directory that the session was opened on was moved away or unmounted.
+    BaseGone(PathBuf),
+}
+
+impl Note {
+    fn is_modification(&self) -> bool {
+        matches!(self, Note::Change(Change { kind: ChangeKind::Modify, .. }))
+    }
+}
+
+/// One piece of reading directories.
+pub type Job = Box<dyn FnOnce() + Send>;
+
+/// Runs a job on a thread that may hang, as the user that the directories are read as; false if no
+/// such thread is to be had.
+pub type RunJob = Arc<dyn Fn(Job) -> bool + Send + Sync>;
+
+/// All watches of this process.
+#[derive(Debug)]
+pub struct TreeWatches {
+    stop: Stop,
+    inner: Mutex<Option<Arc<Inner>>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    inotify: Inotify,
+    state: Mutex<State>,
+}
+
+/// One caller's watches; they end with it.
+#[derive(Debug)]
+pub struct TreeSession {
+    inner: Arc<Inner>,
+    number: u64,
+    wake: Arc<EventFd>,
+}
+
+impl TreeWatches {
+    /// Takes nothing of the system yet.
+    pub fn new(stop: &Stop) -> TreeWatches {
+        TreeWatches { stop: stop.clone(), inner: Mutex::default() }
+    }
+
+    /// Watches the open `directories`, each under the path its peer knows, and all below them.
+    /// The scan of what is there begins now, through `run`; its end is not waited for.
+    ///
+    /// # Errors
+    /// No inotify instance, thread or file descriptor was to be had.
+    pub fn open(
+        &self,
+        directories: Vec<(PathBuf, OwnedFd)>,
+        run: RunJob,
+    ) -> io::Result<TreeSession> {
+        let inner = self.inner()?;
+        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        let bases = directories.into_iter().map(|(path, fd)| Base { path, fd: Arc::new(fd) });
+        let state = SessionState::new(bases.collect(), run, Arc::clone(&wake));
+        let number = lock(&inner.state).add(state);
+        inner.scan_if_needed(number);
+        Ok(TreeSession { inner, number, wake })
+    }
+
+    fn inner(&self) -> io::Result<Arc<Inner>> {
+        let mut started = lock(&self.inner);
+        if let Some(inner) = started.as_ref() {
+            return Ok(Arc::clone(inner));
+        }
+        let inner = Inner::start(&self.stop)?;
+        *started = Some(Arc::clone(&inner));
+        Ok(inner)
+    }
+}
+
+impl TreeSession {
+    /// The next note, if there is one; the session is readable when there is.
+    pub fn take(&self) -> Option<Note> {
+        lock(&self.inner.state).sessions.get_mut(&self.number)?.take()
+    }
+
+    /// For how long the reading of one directory has been under way, or has waited for its thread.
+    pub fn scanning_for(&self) -> Option<Duration> {
+        let state = lock(&self.inner.state);
+        Some(state.sessions.get(&self.number)?.scanning_since?.elapsed())
+    }
+}
+
+impl AsFd for TreeSession {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
+
+impl Drop for TreeSession {
+    fn drop(&mut self) {
+        lock(&self.inner.state).close(&self.inner.inotify, self.number);
+    }
+}
+
+impl Inner {
+    fn start(stop: &Stop) -> io::Result<Arc<Inner>> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        let inner = Arc::new(Inner { inotify, state: Mutex::default() });
+        let (watched, woken, stopped) = (Arc::clone(&inner), Arc::clone(&wake), stop.clone());
+        let rest = {
+            let stop = stop.clone();
+            move || stop.wait(WATCH_MOVE_GRACE)
+        };
+        threads::spawn_kept("watch", STACK_BYTES, rest, move || {
+            while !stopped.is_raised() {
+                watched.turn(&woken);
+                std::thread::sleep(WATCH_REST);
+            }
+        })?;
+        stop.on_raise(move || {
+            let _ = wake.write(1);
+        });
+        Ok(inner)
+    }
+
+    /// Waits for events, and tells the sessions all that are there.
+    fn turn(self: &Arc<Self>, wake: &EventFd) {
+        let patience = match lock(&self.state).is_moving() {
+            true => PollTimeout::try_from(WATCH_MOVE_GRACE).unwrap_or(PollTimeout::ZERO),
+            false => PollTimeout::NONE,
+        };
+        let mut fds = [
+            PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN),
+            PollFd::new(wake.as_fd(), PollFlags::POLLIN),
+        ];
+        if let Err(error) = poll(&mut fds, patience)
+            && error != Errno::EINTR
+        {
+            log::error!("watch: {error}");
+        }
+        while let Ok(events) = self.inotify.read_events() {
+            let mut state = lock(&self.state);
+            events.iter().for_each(|event| state.heed(event));
+        }
+        let idle = {
+            let mut state = lock(&self.state);
+            state.expire(&self.inotify);
+            state.with_plans()
+        };
+        idle.into_iter().for_each(|session| self.scan_if_needed(session));
+    }
+}

@@ -1,0 +1,216 @@
+//! What one session watches and what it has yet to be told: plain bookkeeping under the lock of
+//! `state`; no system call but the waking of the session's thread.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::ffi::OsString;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use nix::sys::eventfd::EventFd;
+use nix::sys::inotify::WatchDescriptor;
+
+use super::{Change, Note, RunJob, Unwatched, Why};
+use crate::limits::{WATCH_DIRECTORIES_SESSION_MAX, WATCH_NAMED_MAX, WATCH_NOTES_MAX};
+use crate::metrics;
+
+/// A directory that a session was opened on.
+#[derive(Clone, Debug)]
+pub(super) struct Base {
+    pub path: PathBuf,
+    pub fd: Arc<OwnedFd>,
+}
+
+/// A directory to be watched and read.
+#[derive(Debug)]
+pub(super) struct Scan {
+    /// As the session's peer knows it. A rename changes it, also while the scan is under way.
+    pub path: PathBuf,
+    /// Tell what is in there as created, if it was not watched before.
+    pub announce: bool,
+    /// Read it even when it is watched already.
+    pub whole: bool,
+    /// Names that events have told since the watch was added.
+    pub touched: HashSet<OsString>,
+}
+
+/// A watch of a session. `round` is the last rescan that found it in its place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    pub watch: WatchDescriptor,
+    pub round: u64,
+}
+
+pub(super) struct SessionState {
+    pub bases: Arc<[Base]>,
+    pub held: BTreeMap<PathBuf, Held>,
+    pub pending: VecDeque<Scan>,
+    /// The directory being read now.
+    pub current: Option<Scan>,
+    /// Since when a files thread has been reading, or been asked to read, a directory.
+    pub scanning_since: Option<Instant>,
+    pub round: u64,
+    pub run: RunJob,
+    notes: VecDeque<Note>,
+    lost: bool,
+    unwatched: Option<Unwatched>,
+    wake: Arc<EventFd>,
+}
+
+impl fmt::Debug for SessionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionState").field("bases", &self.bases).finish_non_exhaustive()
+    }
+}
+
+impl SessionState {
+    pub fn new(bases: Arc<[Base]>, run: RunJob, wake: Arc<EventFd>) -> SessionState {
+        let mut session = SessionState {
+            bases,
+            held: BTreeMap::new(),
+            pending: VecDeque::new(),
+            current: None,
+            scanning_since: None,
+            round: 0,
+            run,
+            notes: VecDeque::new(),
+            lost: false,
+            unwatched: None,
+            wake,
+        };
+        session.plan_all(false);
+        session
+    }
+
+    /// Queues `note` for the session's thread; a full queue is told once and counted.
+    pub fn tell(&mut self, note: Note) {
+        if self.notes.len() >= WATCH_NOTES_MAX {
+            metrics::WATCH_CHANGES_LOST.up();
+            if !self.lost {
+                self.lost = true;
+                self.notes.push_back(Note::Lost);
+            }
+            return;
+        }
+        if self.notes.back() == Some(&note) && note.is_modification() {
+            return;
+        }
+        self.notes.push_back(note);
+        if self.notes.len() == 1 {
+            let _ = self.wake.write(1);
+        }
+    }
+
+    pub fn tell_change(&mut self, change: Change) {
+        self.tell(Note::Change(change));
+    }
+
+    pub fn take(&mut self) -> Option<Note> {
+        let note = self.notes.pop_front();
+        match note {
+            Some(Note::Lost) => self.lost = false,
+            Some(_) => {}
+            None => {
+                let _ = self.wake.read();
+            }
+        }
+        note
+    }
+
+    /// Plans the scan of a directory that appeared; too many of them become one rescan.
+    pub fn plan(&mut self, path: PathBuf, announce: bool) {
+        if self.pending.len() < WATCH_DIRECTORIES_SESSION_MAX {
+            self.pending.push_back(Scan { path, announce, whole: false, touched: HashSet::new() });
+        } else {
+            self.rescan();
+        }
+    }
+
+    /// Plans a directory that a scan found; there are no more of them than may be watched.
+    pub fn plan_found(&mut self, path: PathBuf, announce: bool, whole: bool) {
+        if self.pending.len() < WATCH_DIRECTORIES_SESSION_MAX {
+            self.pending.push_back(Scan { path, announce, whole, touched: HashSet::new() });
+        } else {
+            self.note_unwatched(path, Why::SessionBudget);
+        }
+    }
+
+    /// Says that changes may have been missed, and looks at everything again.
+    pub fn rescan(&mut self) {
+        self.tell(Note::Missed);
+        self.round += 1;
+        self.pending.clear();
+        self.plan_all(true);
+    }
+
+    fn plan_all(&mut self, announce: bool) {
+        let bases = Arc::clone(&self.bases);
+        self.pending.extend(bases.iter().map(|base| Scan {
+            path: base.path.clone(),
+            announce,
+            whole: true,
+            touched: HashSet::new(),
+        }));
+    }
+
+    pub fn is_base(&self, path: &Path) -> bool {
+        self.bases.iter().any(|base| base.path == path)
+    }
+
+    /// The nearest base above `path`, and the way from there.
+    pub fn place(&self, path: &Path) -> Option<(Base, PathBuf)> {
+        let bases = self.bases.iter().filter(|base| path.starts_with(&base.path));
+        let base = bases.max_by_key(|base| base.path.as_os_str().len())?;
+        let rest = path.strip_prefix(&base.path).ok()?;
+        let rest = if rest.as_os_str().is_empty() { Path::new(".") } else { rest };
+        Some((base.clone(), rest.to_path_buf()))
+    }
+
+    pub fn note_unwatched(&mut self, path: PathBuf, why: Why) {
+        let unwatched =
+            self.unwatched.get_or_insert_with(|| Unwatched { first: Vec::new(), count: 0, why });
+        unwatched.count += 1;
+        if unwatched.first.len() < WATCH_NAMED_MAX {
+            unwatched.first.push(path);
+        }
+    }
+
+    pub fn tell_unwatched(&mut self) {
+        if let Some(unwatched) = self.unwatched.take() {
+            self.tell(Note::Unwatched(unwatched));
+        }
+    }
+
+    /// Takes the watches at and below `path` out of their places, and forgets scans below it.
+    pub fn detach(&mut self, path: &Path) -> Vec<(PathBuf, Held)> {
+        let from = self.held.range(path.to_path_buf()..);
+        let paths: Vec<PathBuf> =
+            from.map(|(held, _)| held).take_while(|held| held.starts_with(path)).cloned().collect();
+        paths.into_iter().filter_map(|path| self.held.remove_entry(&path)).collect()
+    }
+
+    /// Scans at and below `old` go on at `new`, or are forgotten.
+    pub fn move_scans(&mut self, old: &Path, new: Option<&Path>) {
+        let mut stays = |scan: &mut Scan| match (scan.path.strip_prefix(old), new) {
+            (Err(_), _) => true,
+            (Ok(_), None) => false,
+            (Ok(rest), Some(new)) => {
+                scan.path = joined(new, rest);
+                true
+            }
+        };
+        self.pending.retain_mut(&mut stays);
+        if let Some(current) = &mut self.current
+            && !stays(current)
+        {
+            self.current = None;
+        }
+    }
+}
+
+/// `dir`/`rest`, where an empty `rest` adds no slash.
+pub(super) fn joined(dir: &Path, rest: &Path) -> PathBuf {
+    if rest.as_os_str().is_empty() { dir.to_path_buf() } else { dir.join(rest) }
+}
