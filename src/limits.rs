@@ -485,3 +485,7 @@ pub const DOCTOR_PATIENCE: Duration = Duration::from_secs(5);
 /// Between the Engine's answer to an exec's start and the process being there, so that it has a pid and a
 /// terminal to resize: milliseconds, more on a loaded node.
 pub const TERMINAL_START_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The Engine's answer to an exec's start: somebody sits in front of the screen, and most clients have
+/// given up by then.
+pub const TERMINAL_OPEN_DEADLINE: Duration = Duration::from_secs(10);

@@ -80,7 +80,7 @@ impl Engine {
         let id = checked_name(CALL, id)?;
         let turn = Turn::take(self, Class::Quick, CALL)?;
         let ask = Ask::post(CALL, format!("/exec/{id}/start"))
-            .within(limits::ENGINE_START_DEADLINE)
+            .within(limits::TERMINAL_OPEN_DEADLINE)
             .json(&wire::StartExec { detach: false, tty: true })?;
         let until = turn.started + ask.deadline;
         let target = self.versioned(&self.inner.agent, &ask, until)?;

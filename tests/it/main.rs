@@ -65,3 +65,5 @@ mod state;
 mod state_calls;
 /// A service manager over the runner: what it is told, and the sockets it passes.
 mod supervisor;
+/// The terminal: the raw connection below it, against the real Engine and one that misbehaves.
+mod terminal;
