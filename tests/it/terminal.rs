@@ -2,6 +2,8 @@
 //! Engine and one that misbehaves.
 
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixListener;
+use std::thread;
 use std::time::Instant;
 
 use river_runner::docker::{DockerError, Engine, Hijack, WindowSize, socket_from_env};
@@ -122,4 +124,28 @@ fn start_that_an_engine_hangs_in_or_dies_in_is_an_error_within_its_deadline() {
     proxy.on("POST", "/exec/*/start", Behaviour::Hang);
     assert!(matches!(engine.start_exec(&id), Err(DockerError::TimedOut { .. })));
     assert!(since.elapsed() < river_runner::limits::TERMINAL_OPEN_DEADLINE + SOON);
+}
+
+#[test]
+fn output_that_comes_in_one_piece_with_the_answers_head_is_read_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("engine");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let fake = thread::spawn(move || {
+        let version = b"HTTP/1.1 200 OK\r\nContent-Length: 58\r\nConnection: close\r\n\r\n\
+            {\"Version\":\"1\",\"ApiVersion\":\"1.41\",\"MinAPIVersion\":\"1.12\"}";
+        let started = b"HTTP/1.1 101 UPGRADED\r\nUpgrade: tcp\r\n\r\nearly ";
+        let mut request = [0; 4096];
+        for answer in [&version[..], started] {
+            let (mut peer, _) = listener.accept().unwrap();
+            assert!(peer.read(&mut request).unwrap() > 0);
+            peer.write_all(answer).unwrap();
+            if answer == started {
+                peer.write_all(b"late").unwrap();
+            }
+        }
+    });
+    let mut hijack = Engine::new(socket).start_exec("0123456789abcdef").unwrap();
+    assert_eq!(read_until(&mut hijack, "late"), "early late");
+    fake.join().unwrap();
 }
