@@ -528,3 +528,13 @@ pub const DOCTOR_FREE_BYTES_MIN: u64 = 1 << 30;
 
 /// `doctor`: a peer that needs longer for a small answer is not well.
 pub const DOCTOR_PATIENCE: Duration = Duration::from_secs(5);
+
+// ── terminal ──
+
+/// Between the Engine's answer to an exec's start and the process being there, so that it has a pid and a
+/// terminal to resize: milliseconds, more on a loaded node.
+pub const TERMINAL_START_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The Engine's answer to an exec's start: somebody sits in front of the screen, and most clients have
+/// given up by then.
+pub const TERMINAL_OPEN_DEADLINE: Duration = Duration::from_secs(10);

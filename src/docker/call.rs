@@ -205,7 +205,12 @@ impl Engine {
     }
 
     /// The target below the version agreed on; asks for the Engine's version where none is known.
-    fn versioned(&self, agent: &Agent, ask: &Ask, until: Instant) -> Result<String, DockerError> {
+    pub(super) fn versioned(
+        &self,
+        agent: &Agent,
+        ask: &Ask,
+        until: Instant,
+    ) -> Result<String, DockerError> {
         let known = self.seen().agreement.as_ref().map(|agreement| agreement.api);
         let api = match known {
             Some(api) => api,
@@ -275,7 +280,7 @@ impl Engine {
         agent.run(request).map_err(|error| self.fault(ask.call, ask.deadline, error))
     }
 
-    fn left(&self, ask: &Ask, until: Instant) -> Result<Duration, DockerError> {
+    pub(super) fn left(&self, ask: &Ask, until: Instant) -> Result<Duration, DockerError> {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(DockerError::TimedOut { call: ask.call, after: ask.deadline });

@@ -480,6 +480,46 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// Body of `POST /containers/{id}/exec`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct CreateExec<'a> {
+    pub attach_stdin: bool,
+    pub attach_stdout: bool,
+    pub attach_stderr: bool,
+    pub tty: bool,
+    pub env: &'a [String],
+    pub cmd: &'a [&'a str],
+}
+
+/// Answer of `POST /containers/{id}/exec`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct CreatedExec {
+    pub id: String,
+}
+
+/// Body of `POST /exec/{id}/start`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct StartExec {
+    pub detach: bool,
+    pub tty: bool,
+}
+
+/// Answer of `GET /exec/{id}/json`, as far as we look.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ExecInspect {
+    pub running: bool,
+    /// 0 before it runs.
+    #[serde(default)]
+    pub pid: i32,
+    /// `null` while it has none.
+    #[serde(default)]
+    pub exit_code: Option<i64>,
+}
+
 #[cfg(test)]
 mod test {
     use serde_json::json;

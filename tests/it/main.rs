@@ -67,3 +67,5 @@ mod state_calls;
 mod supervisor;
 /// Watch sessions: what a peer hears of files, and what is left when it goes.
 mod watch;
+/// The terminal: the raw connection below it, against the real Engine and one that misbehaves.
+mod terminal;

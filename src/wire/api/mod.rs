@@ -3,3 +3,4 @@
 pub mod fields;
 pub mod tasks;
 pub mod watch;
+pub mod terminal;
