@@ -14,6 +14,7 @@ mod reach;
 mod run;
 mod runner;
 mod setting_flags;
+mod shell;
 mod signals;
 mod size;
 
@@ -74,6 +75,15 @@ enum Command {
 
     /// Show a task's output
     Logs(logs::LogsArguments),
+
+    /// Open a shell in a running task
+    ///
+    /// bash if the image has it, else sh, on a terminal of its own. ~. at the start of a line
+    /// leaves and ends the shell (~~ types a tilde there). Without a terminal on stdin the lines
+    /// that come are typed, and its end is typed as Ctrl-D; for bytes there is cp. The exit code
+    /// is 0 once the shell has ended, whatever it ended with, and 1 if there is no shell or the
+    /// runner is lost.
+    Shell(shell::ShellArguments),
 
     /// Kill a task
     Kill(TaskArguments),
@@ -148,6 +158,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(*arguments, path),
         Command::Ps(arguments) => ps::ps(&arguments, path),
         Command::Logs(arguments) => logs::logs(&arguments, path),
+        Command::Shell(arguments) => shell::shell(&arguments, path),
         Command::Kill(arguments) => act(Verb::Kill, &arguments, path),
         Command::Pause(arguments) => act(Verb::Pause, &arguments, path),
         Command::Resume(arguments) => act(Verb::Resume, &arguments, path),
