@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::client::ClientError;
+use super::cp::CopyFault;
 use super::follow::FollowError;
 use crate::app::config::Fault;
 
@@ -20,6 +21,12 @@ pub enum Failure {
         path: PathBuf,
         source: io::Error,
     },
+    /// A file that was to be written can't be.
+    Unwritable {
+        path: PathBuf,
+        source: io::Error,
+    },
+    Copy(CopyFault),
     /// Stdin can't be read, or its terminal is gone.
     Input(io::Error),
     /// The runner has no terminal for us; its words.
@@ -62,6 +69,10 @@ impl fmt::Display for Failure {
             Failure::Unreadable { path, source } => {
                 write!(f, "{}: can't be read: {source}", path.display())
             }
+            Failure::Unwritable { path, source } => {
+                write!(f, "{}: can't be written: {source}", path.display())
+            }
+            Failure::Copy(fault) => fault.fmt(f),
             Failure::Input(error) => write!(f, "input can't be read: {error}"),
             Failure::Terminal(text) => f.write_str(&without_controls(text)),
             Failure::Hangup { code, reason } if reason.is_empty() => {

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -42,6 +43,17 @@ impl Signals {
     /// The exit code of a program that ended by the signal that has come, if one has.
     pub fn pending_exit_code(&self) -> Option<u8> {
         self.pending().map(exit_code)
+    }
+
+    /// Waits for a signal and gives the exit code of a program that ended by it.
+    pub fn wait_exit_code(&self) -> u8 {
+        loop {
+            if let Some(code) = self.pending_exit_code() {
+                return code;
+            }
+            // A wait that fails looks again at once.
+            let _ = poll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
+        }
     }
 }
 

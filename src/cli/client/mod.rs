@@ -59,6 +59,11 @@ impl Client {
         Client { target, token, patience }
     }
 
+    /// The same client, waiting `patience` for each answer.
+    pub fn patient(&self, patience: Duration) -> Client {
+        Client { patience, ..self.clone() }
+    }
+
     /// GET, with an answer of JSON.
     ///
     /// # Errors

@@ -157,7 +157,11 @@ impl Shell {
         // What is not wanted now must not be polled at all: an end would be told again and again.
         let mut fds = [
             signals(),
-            if hears { PollFd::new(self.session.as_fd(), self.session.interest()) } else { signals() },
+            if hears {
+                PollFd::new(self.session.as_fd(), self.session.interest())
+            } else {
+                signals()
+            },
             if reads { PollFd::new(self.keyboard.as_fd(), PollFlags::POLLIN) } else { signals() },
             if writes { PollFd::new(self.screen.as_fd(), PollFlags::POLLOUT) } else { signals() },
         ];
