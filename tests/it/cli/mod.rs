@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod fake;
+mod pty;
+mod shell;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
