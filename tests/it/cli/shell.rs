@@ -1,7 +1,8 @@
 //! `shell`, at a terminal and in a pipe. Faults come from a runner made of paper.
 
+use std::io::Write;
 use std::net::TcpStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use tungstenite::{Message, WebSocket};
 
 use super::fake::{FakeRunner, Request, reply};
 use super::pty::Pty;
-use super::{client, program, text};
-use crate::kit::{SOON, wait_until};
+use super::{client, of, program, status_of, text};
+use crate::kit::{Daemon, SOON, docker, running, task_container, unique_id, wait_until};
 
 // ── faults ───────────────────────────────────────────────────────────────────────────────────
 
@@ -36,7 +37,7 @@ fn accept(request: &Request, caller: &mut TcpStream) {
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: {accepted}\r\n\r\n"
     );
-    std::io::Write::write_all(caller, head.as_bytes()).unwrap();
+    caller.write_all(head.as_bytes()).unwrap();
 }
 
 fn tell(socket: &mut Socket<'_>, message: &Value) {
@@ -85,10 +86,20 @@ fn refused_handshake_reads_as_all_refusals() {
 }
 
 #[test]
+fn token_is_shown_in_the_handshake() {
+    let runner = terminals(|socket| close(socket, 1000));
+    let mut command = shell(&runner);
+    assert!(command.env("RIVER_API_TOKEN", "sesame").status().unwrap().success());
+    runner.seen.wait_for("GET /ws/task/7/terminal", |request| {
+        assert!(request.head.contains("\r\nAuthorization: Bearer sesame\r\n"));
+    });
+}
+
+#[test]
 fn answer_that_is_no_websocket_is_not_taken_for_one() {
     let runner = FakeRunner::start(|_, caller| {
         let head = b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: x\r\n\r\n";
-        std::io::Write::write_all(caller, head).unwrap();
+        caller.write_all(head).unwrap();
     });
     let output = client(&runner, &["shell", "7"]);
     assert_eq!(output.status.code(), Some(1));
@@ -124,9 +135,12 @@ fn runner_that_closes_before_the_shell_ends_is_an_error() {
 
 #[test]
 fn signals_give_the_terminal_back() {
-    for (signal, code) in
-        [(Signal::SIGTERM, 143), (Signal::SIGHUP, 129), (Signal::SIGINT, 130), (Signal::SIGQUIT, 131)]
-    {
+    for (signal, code) in [
+        (Signal::SIGTERM, 143),
+        (Signal::SIGHUP, 129),
+        (Signal::SIGINT, 130),
+        (Signal::SIGQUIT, 131),
+    ] {
         let runner = terminals(|socket| {
             greet(socket);
             listen(socket);
@@ -157,7 +171,7 @@ fn last_output_is_shown_however_slowly_it_is_read() {
         close(socket, 1000);
     });
     let mut command = shell(&runner);
-    command.stdout(std::process::Stdio::piped());
+    command.stdout(Stdio::piped());
     let child = command.spawn().unwrap();
     std::thread::sleep(Duration::from_millis(300));
     let output = child.wait_with_output().unwrap();
@@ -175,13 +189,13 @@ fn stdout_that_nobody_reads_does_not_keep_a_signal_away() {
         listen(socket);
     });
     let mut command = shell(&runner);
-    command.stdout(std::process::Stdio::piped());
+    command.stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
     // Held, and never read.
     let _stdout = child.stdout.take();
     std::thread::sleep(Duration::from_millis(300));
     super::interrupt(&child);
-    assert_eq!(super::status_of(child).code(), Some(130));
+    assert_eq!(status_of(child).code(), Some(130));
 }
 
 #[test]
@@ -201,4 +215,129 @@ fn first_message_is_the_size_and_a_new_size_is_told() {
     assert!(wait_until(SOON, || all().len() >= 2), "{:?}", all());
     assert_eq!(all()[0], json!({"type": "resize", "rows": 30, "cols": 100}));
     assert_eq!(all()[1], json!({"type": "resize", "rows": 40, "cols": 120}));
+}
+
+// ── on the real thing ────────────────────────────────────────────────────────────────────────
+
+fn shell_in(daemon: &Daemon, id: u64) -> Command {
+    of(daemon, &["shell", &id.to_string()])
+}
+
+/// How many shells the task has beside its own.
+fn shells(id: u64) -> usize {
+    let top = docker(&["top", &task_container(id), "-eo", "args"]);
+    top.lines()
+        .filter(|line| matches!(line.trim(), "/bin/sh" | "sh" | "/bin/bash" | "bash"))
+        .count()
+}
+
+#[test]
+fn person_types_resizes_and_leaves_by_exit() {
+    let daemon = Daemon::start();
+    let id = running(&daemon, "sleep 300");
+    let mut pty = Pty::start(&shell_in(&daemon, id));
+    pty.wait_raw();
+    pty.type_keys("echo o''ne; stty size\r");
+    pty.wait_shown("one\r\n30 100", 1);
+    pty.resize(41, 121);
+    pty.type_keys("sleep 0.3; stty size\r");
+    pty.wait_shown("41 121", 1);
+    // To the shell, not to us.
+    pty.type_keys("sleep 100\r");
+    pty.wait_shown("sleep 100", 1);
+    pty.type_keys("\u{3}");
+    pty.type_keys("echo t''wo\r");
+    pty.wait_shown("two", 1);
+    pty.type_keys("exit 3\r");
+    assert_eq!(pty.wait_end().code(), Some(0));
+}
+
+#[test]
+fn tilde_and_dot_leave_and_end_the_shell() {
+    let daemon = Daemon::start();
+    let id = running(&daemon, "sleep 300");
+    let mut pty = Pty::start(&shell_in(&daemon, id));
+    pty.wait_raw();
+    pty.type_keys("echo o''ne\r");
+    pty.wait_shown("one", 1);
+    assert_eq!(shells(id), 1);
+    pty.type_keys("~.");
+    assert_eq!(pty.wait_end().code(), Some(1));
+    assert!(wait_until(SOON, || shells(id) == 0), "the shell is still there");
+}
+
+#[test]
+fn stop_and_continuation_give_the_terminal_back_and_take_it_again() {
+    let daemon = Daemon::start();
+    let id = running(&daemon, "sleep 300");
+    let mut pty = Pty::start(&shell_in(&daemon, id));
+    pty.wait_raw();
+    pty.signal(Signal::SIGTSTP);
+    assert!(wait_until(SOON, || !pty.is_raw()));
+    pty.signal(Signal::SIGCONT);
+    pty.wait_raw();
+    pty.type_keys("echo o''ne; exit\r");
+    pty.wait_shown("one", 1);
+    assert_eq!(pty.wait_end().code(), Some(0));
+}
+
+#[test]
+fn death_of_the_runner_gives_the_terminal_back() {
+    let mut daemon = Daemon::start();
+    let id = running(&daemon, "sleep 300");
+    let mut pty = Pty::start(&shell_in(&daemon, id));
+    pty.wait_raw();
+    daemon.kill9();
+    assert_eq!(pty.wait_end().code(), Some(1));
+}
+
+#[test]
+fn lines_from_a_pipe_are_typed_and_its_end_ends_the_shell() {
+    let daemon = Daemon::start();
+    let id = running(&daemon, "sleep 300");
+    let mut command = shell_in(&daemon, id);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    // The first end of input is `cat`'s, and the last line has no end.
+    let lines = b"echo $((6 * 7))\ncat > /tmp/x\nto cat\n\x04echo l''ast";
+    child.stdin.take().unwrap().write_all(lines).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let said = text(&output.stdout);
+    assert!(said.contains("\n42\r\n") && said.contains("\nlast\r\n"), "{said:?}");
+}
+
+#[test]
+fn end_of_input_reaches_the_shell_behind_a_program_that_took_it() {
+    let daemon = Daemon::start();
+    let id = running(&daemon, "sleep 300");
+    let mut command = shell_in(&daemon, id);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"cat").unwrap();
+    assert_eq!(status_of(child).code(), Some(0));
+}
+
+#[test]
+fn shell_of_a_task_that_is_not_there_says_so() {
+    let daemon = Daemon::start();
+    let id = running(&daemon, "sleep 300");
+    daemon.control("kill", id);
+    daemon.wait_over(id);
+    for id in [id, unique_id()] {
+        let output = shell_in(&daemon, id).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains(&id.to_string()), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn shell_is_reached_by_the_socket_too() {
+    let daemon = Daemon::start();
+    let id = running(&daemon, "sleep 300");
+    let mut command = program(&["shell", &id.to_string()]);
+    command.env("RIVER_URL", format!("unix://{}", daemon.api_socket().display()));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"echo o''ne\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).contains("\none\r\n"), "{output:?}");
 }
