@@ -57,14 +57,15 @@ enum Ending {
 /// The runner can't be reached, has no terminal for us, or is lost.
 pub fn shell(arguments: &ShellArguments, path: &ConfigPath) -> Result<ExitCode, Failure> {
     let runner = arguments.reach.runner(path)?;
+    let session = Session::open(&runner, arguments.id)?;
     // Held before the terminal is touched: from here on nothing ends us that leaves it raw.
     let signals = [Signal::SIGQUIT, Signal::SIGWINCH, Signal::SIGTSTP, Signal::SIGCONT];
     let signals = Signals::hold_with(&signals).map_err(|errno| Failure::Output(errno.into()))?;
     let mut shell = Shell {
-        screen: Screen::of_stdout().map_err(Failure::Output)?,
-        keyboard: Keyboard::of_stdin().map_err(Failure::Input)?,
-        session: Session::open(&runner, arguments.id)?,
         signals,
+        keyboard: Keyboard::of_stdin().map_err(Failure::Input)?,
+        screen: Screen::of_stdout().map_err(Failure::Output)?,
+        session,
         stage: Stage::Greeting,
         input: InputStage::Open { at_line_start: true },
     };
@@ -119,8 +120,16 @@ struct Ready {
 
 impl Shell {
     fn attend(&mut self) -> Result<Ending, Failure> {
-        self.session.resize(Window::now())?;
+        self.tell_size()?;
         loop {
+            // Before the wait: the first messages may have come together with the handshake, and
+            // others while there was no room on the screen.
+            self.listen()?;
+            if let Stage::Closed(goodbye) = &self.stage
+                && !self.screen.is_waiting()
+            {
+                return verdict(goodbye);
+            }
             let ready = self.wait()?;
             while let Some(signal) = self.signals.pending() {
                 if let Some(ending) = self.take_signal(signal)? {
@@ -130,13 +139,6 @@ impl Shell {
             if ready.screen {
                 self.screen.write().map_err(Failure::Output)?;
             }
-            if let Stage::Closed(goodbye) = &self.stage {
-                if self.screen.is_waiting() {
-                    continue;
-                }
-                return verdict(goodbye);
-            }
-            self.listen()?;
             if ready.keyboard
                 && let Some(ending) = self.take_input()?
             {
@@ -176,7 +178,7 @@ impl Shell {
 
     fn take_signal(&mut self, signal: Signal) -> Result<Option<Ending>, Failure> {
         match signal {
-            Signal::SIGWINCH => self.session.resize(Window::now())?,
+            Signal::SIGWINCH => self.tell_size()?,
             Signal::SIGTSTP => {
                 self.keyboard.restore();
                 raise(Signal::SIGSTOP).map_err(|errno| Failure::Input(errno.into()))?;
@@ -186,7 +188,7 @@ impl Shell {
                 if matches!(self.stage, Stage::Open) {
                     self.keyboard.make_raw().map_err(Failure::Input)?;
                 }
-                self.session.resize(Window::now())?;
+                self.tell_size()?;
             }
             signal => return Ok(Some(Ending::Left(signals::exit_code(signal)))),
         }
@@ -195,6 +197,9 @@ impl Shell {
 
     /// Takes what the runner has said, as far as there is room.
     fn listen(&mut self) -> Result<(), Failure> {
+        if matches!(self.stage, Stage::Closed(_)) {
+            return Ok(());
+        }
         self.session.flush()?;
         while !self.screen.is_full() {
             match self.session.hear()? {
@@ -219,6 +224,15 @@ impl Shell {
             }
         }
         Ok(())
+    }
+
+    fn tell_size(&mut self) -> Result<(), Failure> {
+        match self.stage {
+            Stage::Closed(_) => Ok(()),
+            Stage::Greeting | Stage::Open | Stage::Refused(_) => {
+                Ok(self.session.resize(Window::now())?)
+            }
+        }
     }
 
     fn take_input(&mut self) -> Result<Option<Ending>, Failure> {
@@ -259,7 +273,8 @@ impl Shell {
     fn look_at_the_clock(&mut self) -> Result<(), Failure> {
         let patience = match self.stage {
             Stage::Greeting | Stage::Refused(_) => limits::CLI_ANSWER_PATIENCE,
-            Stage::Open | Stage::Closed(_) => limits::CLI_QUIET_PATIENCE,
+            Stage::Open => limits::CLI_QUIET_PATIENCE,
+            Stage::Closed(_) => return Ok(()),
         };
         // While we don't listen it is not the runner that is quiet.
         if self.session.quiet_for() > patience && !self.screen.is_full() {
