@@ -1,8 +1,8 @@
 //! Files in a task's container as the commands see them: the rows of `/api/fs` (contract 8).
 
 use data_encoding::BASE64;
-use serde::Deserialize;
 use serde::de::{Error, IgnoredAny};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::client::ClientError;
@@ -59,6 +59,14 @@ struct Read {
     truncated: bool,
 }
 
+#[derive(Debug, Serialize)]
+struct Write<'a> {
+    path: &'a str,
+    content: String,
+    encoding: &'static str,
+    create_parents: bool,
+}
+
 #[derive(Debug, Deserialize)]
 struct Written {
     size: u64,
@@ -110,10 +118,12 @@ impl Runner {
     /// Makes a file of `bytes`, or replaces its content. Its directory must be there.
     pub fn write(&self, place: &Place, bytes: &[u8]) -> Result<u64, ClientError> {
         let patient = self.0.patient(limits::CLI_UPLOAD_PATIENCE);
-        let body = json!({
-            "path": place.path, "content": BASE64.encode(bytes), "encoding": "base64",
-            "create_parents": false,
-        });
+        let body = Write {
+            path: &place.path,
+            content: BASE64.encode(bytes),
+            encoding: "base64",
+            create_parents: false,
+        };
         let written: Written = patient.post(&format!("/api/fs/{}/write", place.id), &body)?;
         Ok(written.size)
     }

@@ -282,6 +282,11 @@ mod test {
     }
 
     #[test]
+    fn refusal_is_one_line_that_does_nothing_to_a_terminal() {
+        assert_eq!(error::detail(br#"{"detail":"no /a\n\u001b[2Jb"}"#), "no /a  [2Jb");
+    }
+
+    #[test]
     fn peer_that_does_not_speak_http_is_told_apart() {
         assert!(matches!(get("SSH-2.0-OpenSSH\r\n"), Err(ClientError::NotHttp { .. })));
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::landing::Landing;
 use super::{Copy, CopyFault};
 use crate::cli::failure::Failure;
-use crate::cli::files::{Dotted, Entry, Kind};
+use crate::cli::files::{Dotted, Entry, Kind, Piece};
 use crate::cli::place::Place;
 use crate::cli::quote;
 
@@ -30,17 +30,22 @@ impl Copy {
         }
     }
 
-    /// Copies a file's bytes in pieces; `size` is for those who watch.
-    pub(super) fn download(
+    pub(super) fn take_to_stdout(&self, from: &Place) -> Result<(), Failure> {
+        let first = self.runner.read(from, 0)?;
+        self.download(from, first, None, &mut io::stdout(), Failure::Output)
+    }
+
+    /// Copies a file's bytes in pieces, of which the first is there; `size` is for those who watch.
+    fn download(
         &self,
         from: &Place,
+        first: Piece,
         size: Option<u64>,
         sink: &mut dyn Write,
         failed: impl Fn(io::Error) -> Failure,
     ) -> Result<(), Failure> {
-        let mut offset = 0;
+        let (mut piece, mut offset) = (first, 0);
         loop {
-            let piece = self.runner.read(from, offset)?;
             self.progress.clear();
             sink.write_all(&piece.bytes).map_err(&failed)?;
             offset += piece.bytes.len() as u64;
@@ -48,6 +53,7 @@ impl Copy {
                 return sink.flush().map_err(&failed);
             }
             self.progress.show(&how_far(&from.to_string(), offset, size));
+            piece = self.runner.read(from, offset)?;
         }
     }
 
@@ -57,9 +63,10 @@ impl Copy {
             Kind::File => (mode(&entry.permissions), u64::try_from(entry.size).ok()),
             Kind::Directory | Kind::Symlink | Kind::Other => (USUAL_MODE, None),
         };
-        // The first look is the runner's: what it refuses leaves nothing here.
+        // Before anything is touched here: the runner may refuse.
+        let first = self.runner.read(from, 0)?;
         let mut landing = Landing::open(target, mode, &self.unfinished).map_err(failed)?;
-        self.download(from, size, &mut landing, failed)?;
+        self.download(from, first, size, &mut landing, failed)?;
         landing.finish().map_err(failed)
     }
 

@@ -5,7 +5,6 @@ mod fault;
 mod landing;
 mod upload;
 
-use std::io;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -75,9 +74,7 @@ impl Copy {
     fn between(&mut self, source: &Side, destination: &Side) -> Result<(), Failure> {
         match (source, destination) {
             (Side::Task(from), Side::Here(to)) => self.take(from, to),
-            (Side::Task(from), Side::Standard) => {
-                self.download(from, None, &mut io::stdout(), Failure::Output)
-            }
+            (Side::Task(from), Side::Standard) => self.take_to_stdout(from),
             (Side::Here(from), Side::Task(to)) => self.bring(from, to),
             (Side::Standard, Side::Task(to)) => self.bring_stdin(to),
             (Side::Task(_), Side::Task(_)) => Err(CopyFault::TwoTasks.into()),
