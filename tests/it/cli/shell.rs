@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -158,7 +159,9 @@ fn ctrl_c_leaves_a_runner_that_does_not_speak() {
     let mut pty = Pty::start(&shell(&runner));
     runner.seen.wait_for("GET /ws/task/7/terminal", |_| ());
     pty.type_keys("\u{3}");
-    assert_eq!(pty.wait_end().code(), Some(130));
+    // As soon as it waits for messages it ends by itself, before that by the signal.
+    let status = pty.wait_end();
+    assert!(status.code() == Some(130) || status.signal() == Some(2), "{status}");
 }
 
 #[test]
