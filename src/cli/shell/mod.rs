@@ -96,6 +96,9 @@ struct Shell {
 enum Stage {
     /// The runner has not said yet that there is a shell.
     Greeting,
+    /// There is one since then. What comes from a pipe waits for its prompt, or for a tick: a
+    /// terminal that no shell has set up yet shows what is typed twice, and swallows an end.
+    Starting(Instant),
     Open,
     /// The runner has said why it can't go on, and will close.
     Refused(String),
@@ -152,8 +155,13 @@ impl Shell {
     fn wait(&self) -> Result<Ready, Failure> {
         let is_open = !matches!(self.stage, Stage::Closed(_));
         let hears = is_open && !self.screen.is_full();
-        let reads = matches!((&self.stage, &self.input), (Stage::Open, InputStage::Open { .. }))
-            && !self.session.is_unsent();
+        let is_wanted = match self.stage {
+            Stage::Open => true,
+            Stage::Starting(_) => self.keyboard.is_terminal(),
+            Stage::Greeting | Stage::Refused(_) | Stage::Closed(_) => false,
+        };
+        let reads =
+            is_wanted && matches!(self.input, InputStage::Open { .. }) && !self.session.is_unsent();
         let writes = self.screen.is_waiting();
         let signals = || PollFd::new(self.signals.as_fd(), PollFlags::POLLIN);
         // What is not wanted now must not be polled at all: an end would be told again and again.
@@ -185,7 +193,7 @@ impl Shell {
             }
             // Whoever had the terminal meanwhile has its mode as it likes it, and its size.
             Signal::SIGCONT => {
-                if matches!(self.stage, Stage::Open) {
+                if matches!(self.stage, Stage::Starting(_) | Stage::Open) {
                     self.keyboard.make_raw().map_err(Failure::Input)?;
                 }
                 self.tell_size()?;
@@ -208,6 +216,9 @@ impl Shell {
                     if matches!(self.stage, Stage::Greeting) {
                         // Not before: until there is a shell, Ctrl-C is a signal.
                         self.keyboard.make_raw().map_err(Failure::Input)?;
+                        self.stage = Stage::Starting(Instant::now());
+                    }
+                    if matches!(self.stage, Stage::Starting(_)) && !data.is_empty() {
                         self.stage = Stage::Open;
                     }
                     self.screen.show(&data);
@@ -229,7 +240,7 @@ impl Shell {
     fn tell_size(&mut self) -> Result<(), Failure> {
         match self.stage {
             Stage::Closed(_) => Ok(()),
-            Stage::Greeting | Stage::Open | Stage::Refused(_) => {
+            Stage::Greeting | Stage::Starting(_) | Stage::Open | Stage::Refused(_) => {
                 Ok(self.session.resize(Window::now())?)
             }
         }
@@ -273,12 +284,17 @@ impl Shell {
     fn look_at_the_clock(&mut self) -> Result<(), Failure> {
         let patience = match self.stage {
             Stage::Greeting | Stage::Refused(_) => limits::CLI_ANSWER_PATIENCE,
-            Stage::Open => limits::CLI_QUIET_PATIENCE,
+            Stage::Starting(_) | Stage::Open => limits::CLI_QUIET_PATIENCE,
             Stage::Closed(_) => return Ok(()),
         };
         // While we don't listen it is not the runner that is quiet.
         if self.session.quiet_for() > patience && !self.screen.is_full() {
             return Err(ClientError::TimedOut { after: patience }.into());
+        }
+        if let Stage::Starting(since) = self.stage
+            && since.elapsed() >= limits::CLI_SHELL_TICK
+        {
+            self.stage = Stage::Open;
         }
         // The first may have ended a program that the shell had started; the shell wants its own.
         if let InputStage::Ended(told_at) = self.input
