@@ -13,6 +13,8 @@ use crate::limits;
 pub struct Screen {
     stdout: File,
     waiting: Vec<u8>,
+    /// Bytes of `waiting` that are written already.
+    written: usize,
 }
 
 impl Screen {
@@ -30,21 +32,23 @@ impl Screen {
         } else {
             None
         };
-        Ok(Screen { stdout: anew.unwrap_or(stdout), waiting: Vec::new() })
+        Ok(Screen { stdout: anew.unwrap_or(stdout), waiting: Vec::new(), written: 0 })
     }
 
     pub fn show(&mut self, text: &str) {
+        // Here, not after each write: what waits moves once for many of them.
+        self.waiting.drain(..std::mem::take(&mut self.written));
         self.waiting.extend_from_slice(text.as_bytes());
     }
 
     /// Whether there is something that `write` could write.
     pub fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        self.written < self.waiting.len()
     }
 
     /// Whether nothing more should come for now.
     pub fn is_full(&self) -> bool {
-        self.waiting.len() >= limits::CLI_SCREEN_BYTES_MAX
+        self.waiting.len() - self.written >= limits::CLI_SCREEN_BYTES_MAX
     }
 
     /// Writes a piece, once poll says that there is room.
@@ -52,10 +56,11 @@ impl Screen {
     /// # Errors
     /// Nobody reads stdout any more, or it is full.
     pub fn write(&mut self) -> io::Result<()> {
-        let piece = self.waiting.len().min(limits::CLI_SCREEN_WRITE_BYTES);
-        match self.stdout.write(&self.waiting[..piece]) {
+        let waiting = &self.waiting[self.written..];
+        let piece = waiting.len().min(limits::CLI_SCREEN_WRITE_BYTES);
+        match self.stdout.write(&waiting[..piece]) {
             Ok(count) => {
-                self.waiting.drain(..count);
+                self.written += count;
                 Ok(())
             }
             Err(error)
