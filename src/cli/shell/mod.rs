@@ -7,6 +7,7 @@ mod screen;
 mod session;
 mod window;
 
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -71,8 +72,8 @@ pub fn shell(arguments: &ShellArguments, path: &ConfigPath) -> Result<ExitCode, 
     };
     let ending = shell.attend();
     if shell.keyboard.restore() && !matches!(ending, Ok(Ending::Shell)) {
-        // Behind what the shell has written last.
-        eprintln!();
+        // Behind what the shell has written last. With stderr closed there is nobody to see it.
+        let _ = writeln!(io::stderr());
     }
     match ending? {
         Ending::Shell => Ok(ExitCode::SUCCESS),
