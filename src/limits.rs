@@ -203,6 +203,28 @@ pub const POOL_IDLE_END: Duration = Duration::from_secs(2);
 /// A lane whose step needs a pool thread that the system refuses to start tries again after this.
 pub const POOL_START_RETRY: Duration = Duration::from_secs(1);
 
+// ── sessions ─────────────────────────────────────────────────────────────────────────────────
+
+/// WebSockets open at a time, each a thread: 200 terminals, 200 watches, and tunnels beside them.
+pub const SESSIONS_MAX: usize = 1024;
+/// What is read ahead of a peer; a keystroke is 30 bytes, a paste some kilobytes.
+pub const SESSION_READ_BYTES: usize = 16 * 1024;
+/// The contract's largest message of a host (rule 5).
+pub const SESSION_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Messages that the handler has not taken yet; one more may be on top.
+pub const SESSION_INPUT_BYTES_MAX: usize = 1024 * 1024;
+/// So long nothing is read of a peer whose input nobody takes: it gives us up after 20 s without an
+/// answer to its ping.
+pub const SESSION_INPUT_STALL: Duration = Duration::from_secs(15);
+/// What a peer has not taken, before its handler stops reading for it.
+pub const SESSION_OUTPUT_BYTES_MAX: usize = 256 * 1024;
+/// The contract's keep-alive: a ping after 20 s of silence, 20 s more for any sign of life.
+pub const SESSION_PING_EVERY: Duration = Duration::from_secs(20);
+pub const SESSION_SILENCE_MAX: Duration = Duration::from_secs(40);
+/// For the peer to hear the last message and to say goodbye too; and at a stop.
+pub const SESSION_LINGER: Duration = Duration::from_secs(2);
+pub const SESSION_LINGER_AT_STOP: Duration = Duration::from_millis(200);
+
 // ── store ────────────────────────────────────────────────────────────────────────────────────
 
 /// The map of tasks gives memory back once it is this many times larger than needed; a small one never.

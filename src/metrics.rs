@@ -65,6 +65,8 @@ figures! {
     HTTP_CONNECTIONS Gauge "river_http_connections" "HTTP connections open now.";
     HTTP_PARKED Gauge "river_http_parked" "Callers waiting for a slow order now.";
     HTTP_STREAMS Gauge "river_http_streams" "Streams open now.";
+    SESSIONS Gauge "river_sessions" "WebSockets open now.";
+    SESSIONS_OPENED Counter "river_sessions_total" "WebSockets opened.";
     HTTP_REQUESTS Counter "river_http_requests_total" "Requests handed to a handler.";
     HTTP_REFUSED Counter "river_http_refused_total" "Requests answered by the door with an error.";
     HTTP_DENIED Counter "river_http_denied_total" "Requests of callers that are not allowed.";

@@ -20,6 +20,7 @@ use super::lobby::{Lobby, Seat, Stage};
 use super::refusal::Refusal;
 use super::reply::{After, Manner, Reply};
 use super::route::{Audience, Found, Pace, Row, Table};
+use super::upgrade;
 use crate::limits::HTTP_DOOR_BODY_BYTES_MAX;
 use crate::metrics;
 
@@ -93,9 +94,10 @@ pub(super) struct Desk {
     /// Ordinary workers that are not on the bench, and how many of them are enough.
     pub attending: AtomicUsize,
     pub attending_enough: usize,
-    /// Workers alive and streams open.
+    /// Workers alive, streams and WebSockets open.
     pub workers: AtomicUsize,
     pub streams: AtomicUsize,
+    pub sessions: AtomicUsize,
     /// How often the door has come round, for whoever asks whether it still does.
     pub door_turns: AtomicU64,
 }
@@ -315,6 +317,9 @@ impl Desk {
             Found::Nothing if path.starts_with("/ws/") => return Err(Refusal::NoSuchSocket),
             Found::Nothing => return Err(Refusal::NotFound),
         };
+        if row.is_socket {
+            upgrade::key(head, bytes).map_err(Refusal::NoUpgrade)?;
+        }
         let limit_bytes = row.body_bytes_max;
         match head.framing {
             Framing::Length(0) => {}

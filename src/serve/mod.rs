@@ -27,7 +27,9 @@ pub mod pool;
 mod refusal;
 pub mod reply;
 pub mod route;
+pub mod session;
 pub mod stream;
+mod upgrade;
 
 use std::fmt;
 use std::io;
@@ -47,7 +49,8 @@ pub use self::conn::Peer;
 pub use self::listen::{Passed, PassedFault, Sockets};
 pub use self::park::Responder;
 pub use self::reply::{Answer, Reply};
-pub use self::route::{Audience, Method, Pace, Route, delete, get, post, put};
+pub use self::route::{Audience, Method, Pace, Route, delete, get, post, put, socket};
+pub use self::session::{Message, Session, Socket, Source, Turn};
 pub use self::stream::{Stream, StreamOut, Woken};
 
 use self::desk::Desk;
@@ -142,6 +145,7 @@ impl Server {
             attending_enough: thread::available_parallelism().map_or(1, NonZero::get).max(2),
             workers: AtomicUsize::new(workers),
             streams: AtomicUsize::new(0),
+            sessions: AtomicUsize::new(0),
             door_turns: AtomicU64::new(0),
         });
         let door = Door::new(Arc::clone(&desk), listeners).map_err(ServeError::System)?;
@@ -176,12 +180,13 @@ impl Server {
     }
 
     /// Waits until everything has ended, after the stop was raised. False if something has not
-    /// within `wait`: a handler or a stream that hangs keeps its thread.
+    /// within `wait`: a handler, a stream or a session that hangs keeps its thread.
     pub fn join(&self, wait: Duration) -> bool {
         let end = Instant::now() + wait;
         loop {
             let ended = self.threads.iter().all(JoinHandle::is_finished)
-                && self.desk.streams.load(Ordering::Relaxed) == 0;
+                && self.desk.streams.load(Ordering::Relaxed) == 0
+                && self.desk.sessions.load(Ordering::Relaxed) == 0;
             if ended || Instant::now() >= end {
                 return ended;
             }

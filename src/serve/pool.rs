@@ -14,7 +14,7 @@ use super::desk::{Desk, Job};
 use super::refusal::Refusal;
 use super::reply::{After, Answer, Manner, Reply};
 use super::route::{Pace, Route};
-use super::stream;
+use super::{session, stream, upgrade};
 use crate::limits::HTTP_HEAD_BYTES_MAX;
 use crate::metrics;
 
@@ -88,6 +88,7 @@ fn run<C>(
 ) -> Option<Box<Conn>> {
     let Job { mut conn, request } = job;
     let (row, manner) = (request.row, request.manner());
+    let key = row.is_socket.then(|| upgrade::key(&request.head, &conn.read).map(str::to_owned));
     let taken = body::take(&mut conn, &request.head, row.body_bytes_max, &desk.patience);
     let (bytes, body) = match taken {
         Ok(taken) => taken,
@@ -103,6 +104,12 @@ fn run<C>(
     match answer {
         Ok(Answer::Now(reply)) => send(conn, &reply, manner, desk),
         Ok(Answer::Parked(parked)) => parked.seat(desk, conn, manner, parked_wait(row.pace, desk)),
+        Ok(Answer::Session(session)) => {
+            // Rows of other kinds have no key, and no handler of theirs makes sessions.
+            let key = key.and_then(Result::ok).unwrap_or_default();
+            session::start(desk, conn, &key, session, manner);
+            None
+        }
         Ok(Answer::Stream(stream)) => {
             stream::start(desk, conn, stream, manner);
             None

@@ -5,6 +5,7 @@ use std::fmt;
 use super::access::Denial;
 use super::head::HeadError;
 use super::reply::Reply;
+use super::upgrade::{self, NoUpgrade};
 
 /// Why a request does not reach its handler, or its answer does not come from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub(super) enum Refusal {
     },
     /// A WebSocket path that no row has (contract 2).
     NoSuchSocket,
+    /// A request to a row of WebSockets that is no handshake.
+    NoUpgrade(NoUpgrade),
     /// Percent coding of the path or the query.
     Coding,
     ContentType,
@@ -42,6 +45,9 @@ impl Refusal {
         let reply = Reply::detail(self.status(), &self.to_string());
         match self {
             Refusal::OtherMethods { allow } => reply.header("Allow", allow.as_str()),
+            Refusal::NoUpgrade(NoUpgrade::Missing | NoUpgrade::Version) => reply
+                .header("Upgrade", "websocket")
+                .header("Sec-WebSocket-Version", upgrade::VERSION),
             _ => reply,
         }
     }
@@ -49,6 +55,8 @@ impl Refusal {
     fn status(&self) -> u16 {
         match self {
             Refusal::Head(error) => error.status(),
+            Refusal::NoUpgrade(NoUpgrade::Missing | NoUpgrade::Version) => 426,
+            Refusal::NoUpgrade(NoUpgrade::Key | NoUpgrade::Body) => 400,
             Refusal::Coding | Refusal::Chunk => 400,
             Refusal::Denied(_) | Refusal::NoSuchSocket => 403,
             Refusal::NotFound => 404,
@@ -70,6 +78,14 @@ impl fmt::Display for Refusal {
             Refusal::NotFound => f.write_str("Not Found"),
             Refusal::OtherMethods { .. } => f.write_str("Method Not Allowed"),
             Refusal::NoSuchSocket => f.write_str("Forbidden"),
+            Refusal::NoUpgrade(NoUpgrade::Missing) => {
+                f.write_str("only WebSockets are spoken here")
+            }
+            Refusal::NoUpgrade(NoUpgrade::Version) => {
+                f.write_str("only version 13 of WebSocket is spoken here")
+            }
+            Refusal::NoUpgrade(NoUpgrade::Key) => f.write_str("Sec-WebSocket-Key is no key"),
+            Refusal::NoUpgrade(NoUpgrade::Body) => f.write_str("a WebSocket begins without a body"),
             Refusal::Coding => f.write_str("malformed percent-encoding in the path or query"),
             Refusal::ContentType => f.write_str("Content-Type is not application/json"),
             Refusal::BodyTooLarge { limit_bytes } => {

@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::park::Parked;
+use super::session::Session;
 use super::stream::Stream;
 use crate::limits::HTTP_RETRY_AFTER;
 
@@ -17,6 +18,8 @@ pub enum Answer {
     Parked(Parked),
     /// A body without a length, written on a thread of its own until either side ends it.
     Stream(Stream),
+    /// A WebSocket on a thread of its own; only for rows of WebSockets.
+    Session(Session),
 }
 
 impl From<Reply> for Answer {
@@ -152,6 +155,7 @@ pub(super) fn put(head: &mut Vec<u8>, name: &str, value: &str) {
 
 fn reason(status: u16) -> &'static str {
     match status {
+        101 => "Switching Protocols",
         200 => "OK",
         201 => "Created",
         202 => "Accepted",
@@ -169,6 +173,7 @@ fn reason(status: u16) -> &'static str {
         415 => "Unsupported Media Type",
         417 => "Expectation Failed",
         422 => "Unprocessable Content",
+        426 => "Upgrade Required",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",

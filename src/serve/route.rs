@@ -66,6 +66,8 @@ pub struct Route<C: 'static> {
     pub body_bytes_max: usize,
     pub audience: Audience,
     pub pace: Pace,
+    /// Only for requests that ask for a WebSocket.
+    pub is_socket: bool,
 }
 
 /// A row for GET and HEAD.
@@ -88,9 +90,17 @@ pub const fn delete<C>(path: &'static str, run: fn(&Arc<C>, Call) -> Answer) -> 
     row(Method::Delete, path, run)
 }
 
+/// A row for WebSockets: its handler answers with a session, or refuses the handshake.
+pub const fn socket<C>(path: &'static str, run: fn(&Arc<C>, Call) -> Answer) -> Route<C> {
+    let mut socket = row(Method::Get, path, run);
+    socket.is_socket = true;
+    socket
+}
+
 const fn row<C>(method: Method, path: &'static str, run: fn(&Arc<C>, Call) -> Answer) -> Route<C> {
     let (audience, pace) = (Audience::Users, Pace::Quick);
-    Route { method, path, run, body_bytes_max: HTTP_BODY_BYTES_MAX, audience, pace }
+    let (body_bytes_max, is_socket) = (HTTP_BODY_BYTES_MAX, false);
+    Route { method, path, run, body_bytes_max, audience, pace, is_socket }
 }
 
 impl<C> Route<C> {
@@ -129,6 +139,7 @@ pub(super) struct Row {
     pub body_bytes_max: usize,
     pub audience: Audience,
     pub pace: Pace,
+    pub is_socket: bool,
 }
 
 /// Values of the `{name}` segments, as they stand in the path.
@@ -159,6 +170,7 @@ impl Table {
                 body_bytes_max: route.body_bytes_max,
                 audience: route.audience,
                 pace: route.pace,
+                is_socket: route.is_socket,
             })
             .collect();
         // False sorts before true: at the first difference the literal segment comes first.

@@ -6,6 +6,7 @@ mod answers;
 mod bad_requests;
 mod crowd;
 mod requests;
+mod sessions;
 mod stop;
 
 use std::io::{Read, Write};
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 use river_runner::serve::access::Policy;
 use river_runner::serve::{
     Access, Answer, Audience, Call, Patience, Reply, Responder, Route, Server, Setup, Sockets,
-    Stream, get, post, put,
+    Stream, get, post, put, socket,
 };
 use river_runner::stop::Stop;
 use serde_json::json;
@@ -36,6 +37,8 @@ pub struct Hall {
     /// Handlers that have begun, and streams that have ended.
     begun: AtomicUsize,
     streams_ended: AtomicUsize,
+    sessions_ended: AtomicUsize,
+    flooded_bytes: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -72,6 +75,11 @@ static ROUTES: &[Route<Hall>] = &[
     get("/ticks", ticks),
     get("/flood", flood),
     post("/workload", echo).audience(Audience::Workload),
+    socket("/ws/echo", sessions::echo),
+    socket("/ws/flood", sessions::flood),
+    socket("/ws/deaf", sessions::deaf),
+    socket("/ws/panic", sessions::panic),
+    socket("/ws/refused", sessions::refused),
 ];
 
 fn health(_: &Arc<Hall>, _: Call) -> Answer {

@@ -15,6 +15,7 @@ mod http;
 mod hung_share;
 mod own_engine;
 mod small_disk;
+mod socket;
 mod state_calls;
 mod task;
 
@@ -36,6 +37,7 @@ pub use http::{Address, Response, call, exchange, read_response};
 pub use hung_share::HungShare;
 pub use own_engine::OwnEngine;
 pub use small_disk::SmallDisk;
+pub use socket::Socket;
 pub use state_calls::StateCalls;
 pub use task::{task_container, with};
 

@@ -1,0 +1,412 @@
+//! WebSocket sessions (design D2): one thread each, which waits in one `poll` for its peer, for what
+//! it stands between, and for the stop. Pings are answered while either side is slow; what a peer
+//! does not take is bounded by the handler, which asks [`Socket::is_clogged`] before it reads more.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags};
+use tungstenite::protocol::frame::CloseFrame;
+use tungstenite::protocol::{Role, WebSocketConfig};
+use tungstenite::{Error, Message as Frame, WebSocket};
+
+use super::conn::{Conn, wait};
+use super::desk::Desk;
+use super::refusal::Refusal;
+use super::reply::{After, Manner};
+use super::upgrade;
+use crate::limits::{
+    SESSION_INPUT_BYTES_MAX, SESSION_INPUT_STALL, SESSION_LINGER, SESSION_LINGER_AT_STOP,
+    SESSION_MESSAGE_BYTES_MAX, SESSION_OUTPUT_BYTES_MAX, SESSION_PING_EVERY, SESSION_READ_BYTES,
+    SESSION_SILENCE_MAX, SESSIONS_MAX, STACK_BYTES,
+};
+use crate::{metrics, threads};
+
+/// Close codes (RFC 6455 7.4.1).
+pub const NORMAL: u16 = 1000;
+pub const GOING_AWAY: u16 = 1001;
+pub const POLICY: u16 = 1008;
+pub const INTERNAL_ERROR: u16 = 1011;
+
+type Handler = Box<dyn FnOnce(&mut Socket) + Send>;
+
+/// What a handler returns to talk over a WebSocket.
+pub struct Session {
+    kind: &'static str,
+    run: Handler,
+}
+
+impl Session {
+    /// `run` gets a thread `ws-<kind>-<number>`; when it returns the WebSocket closes.
+    pub fn new(kind: &'static str, run: impl FnOnce(&mut Socket) + Send + 'static) -> Session {
+        Session { kind, run: Box::new(run) }
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+/// A message of the peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    Text(String),
+    Binary(Vec<u8>),
+}
+
+/// Something beside the WebSocket that a session waits for.
+#[derive(Debug)]
+pub struct Source<'f> {
+    pub fd: BorrowedFd<'f>,
+    pub wanted: PollFlags,
+    /// What it is ready for; filled by [`Socket::wait`].
+    pub ready: PollFlags,
+}
+
+impl<'f> Source<'f> {
+    /// Waits for `wanted` on `fd`.
+    pub fn new(fd: BorrowedFd<'f>, wanted: PollFlags) -> Source<'f> {
+        Source { fd, wanted, ready: PollFlags::empty() }
+    }
+}
+
+/// Why a wait is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// A message has come, a source is ready, or the peer has taken what clogged.
+    Ready,
+    /// The time has come.
+    Elapsed,
+    /// The peer has gone, broke the protocol, or was silent for too long.
+    PeerLeft,
+    /// The runner stops.
+    Stopping,
+}
+
+/// A session's WebSocket. Nothing here blocks but [`Socket::wait`].
+pub struct Socket {
+    stream: WebSocket<Stream>,
+    desk: Arc<Desk>,
+    input: VecDeque<Message>,
+    input_bytes: usize,
+    /// Messages came that no wait has told of yet.
+    input_is_news: bool,
+    /// Since when there has been no room for input.
+    input_full_since: Option<Instant>,
+    output: VecDeque<Frame>,
+    /// Of what is in `output`, and of what tungstenite holds.
+    output_bytes: usize,
+    handed_bytes: usize,
+    pinged: Instant,
+    is_over: bool,
+    farewell: Option<(u16, String)>,
+}
+
+impl Socket {
+    fn new(conn: Box<Conn>, desk: Arc<Desk>) -> Socket {
+        let mut conn = conn;
+        let ahead = std::mem::take(&mut conn.read);
+        let config = WebSocketConfig::default()
+            .read_buffer_size(SESSION_READ_BYTES)
+            // Everything is handed on at once; what the peer does not take stays here.
+            .write_buffer_size(0)
+            .max_message_size(Some(SESSION_MESSAGE_BYTES_MAX))
+            .max_frame_size(Some(SESSION_MESSAGE_BYTES_MAX));
+        let now = Instant::now();
+        let stream = Stream { conn, heard: now };
+        Socket {
+            stream: WebSocket::from_partially_read(stream, ahead, Role::Server, Some(config)),
+            desk,
+            input: VecDeque::new(),
+            input_bytes: 0,
+            input_is_news: false,
+            input_full_since: None,
+            output: VecDeque::new(),
+            output_bytes: 0,
+            handed_bytes: 0,
+            pinged: now,
+            is_over: false,
+            farewell: None,
+        }
+    }
+
+    /// Waits until a message has come, one of `sources` is ready, `until` has come, or it is over.
+    /// Messages that were left where they are wake nobody again.
+    pub fn wait(&mut self, sources: &mut [Source<'_>], until: Option<Instant>) -> Turn {
+        let was_clogged = self.is_clogged();
+        loop {
+            self.flush();
+            self.fetch();
+            self.keep_alive();
+            let is_news = std::mem::take(&mut self.input_is_news);
+            let has_room_again = was_clogged && !self.is_clogged();
+            if self.is_over && !is_news {
+                return Turn::PeerLeft;
+            }
+            if self.desk.is_stopping() {
+                return Turn::Stopping;
+            }
+            let now = Instant::now();
+            let at_once = is_news || has_room_again;
+            let mut wake = if at_once { now } else { self.next_look(now) };
+            wake = until.map_or(wake, |until| until.min(wake));
+            if self.poll(sources, wake) || at_once {
+                return Turn::Ready;
+            }
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return Turn::Elapsed;
+            }
+        }
+    }
+
+    /// The next message of the peer that is here already.
+    pub fn receive(&mut self) -> Option<Message> {
+        let message = self.input.pop_front()?;
+        self.input_bytes -= message.bytes();
+        Some(message)
+    }
+
+    /// Sends a text, or keeps it until the peer takes it.
+    pub fn send_text(&mut self, text: impl Into<String>) {
+        self.send(Frame::text(text.into()));
+    }
+
+    /// Sends bytes, or keeps them until the peer takes them.
+    pub fn send_binary(&mut self, bytes: Vec<u8>) {
+        self.send(Frame::binary(bytes));
+    }
+
+    /// Whether the peer has so much to take that nothing more should be read for it.
+    pub fn is_clogged(&self) -> bool {
+        self.output_bytes + self.handed_bytes > SESSION_OUTPUT_BYTES_MAX
+    }
+
+    /// With what the WebSocket closes when the handler returns; otherwise it is 1000.
+    pub fn close(&mut self, code: u16, reason: impl Into<String>) {
+        self.farewell = Some((code, reason.into()));
+    }
+
+    fn send(&mut self, frame: Frame) {
+        if self.is_over {
+            return;
+        }
+        self.output_bytes += frame.len();
+        self.output.push_back(frame);
+        self.flush();
+    }
+
+    /// Gives the kernel what it takes.
+    fn flush(&mut self) {
+        while !self.is_over {
+            match self.stream.flush() {
+                Ok(()) => self.handed_bytes = 0,
+                Err(error) => return self.heed(&error),
+            }
+            let Some(frame) = self.output.pop_front() else { return };
+            self.output_bytes -= frame.len();
+            self.handed_bytes = frame.len();
+            if let Err(error) = self.stream.write(frame) {
+                self.heed(&error);
+            }
+        }
+    }
+
+    /// Takes what has come, as far as there is room: frames inside tungstenite wake no poll.
+    fn fetch(&mut self) {
+        while !self.is_over && self.input_bytes < SESSION_INPUT_BYTES_MAX {
+            self.input_full_since = None;
+            let message = match self.stream.read() {
+                Ok(Frame::Text(text)) => Message::Text(text.as_str().to_owned()),
+                Ok(Frame::Binary(bytes)) => Message::Binary(bytes.into()),
+                Ok(Frame::Ping(_) | Frame::Pong(_) | Frame::Close(_) | Frame::Frame(_)) => continue,
+                Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => return self.heed(&error),
+            };
+            self.input_bytes += message.bytes();
+            self.input.push_back(message);
+            self.input_is_news = true;
+        }
+        if !self.is_over {
+            // Pings behind it are not seen; a peer waits 20 s for their answers (contract 2).
+            let since = *self.input_full_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= SESSION_INPUT_STALL {
+                self.close(INTERNAL_ERROR, "input is not taken");
+                self.is_over = true;
+            }
+        }
+    }
+
+    fn heed(&mut self, error: &Error) {
+        match error {
+            Error::Io(error) if error.kind() == ErrorKind::WouldBlock => {}
+            _ => self.is_over = true,
+        }
+    }
+
+    /// Pings a peer that was not heard of, and gives one up that stays silent.
+    fn keep_alive(&mut self) {
+        let silent = self.stream.get_ref().heard.elapsed();
+        // Unread input has a limit of its own.
+        if silent >= SESSION_SILENCE_MAX && self.input_full_since.is_none() {
+            self.is_over = true;
+        } else if silent >= SESSION_PING_EVERY && self.pinged.elapsed() >= SESSION_PING_EVERY {
+            self.pinged = Instant::now();
+            self.send(Frame::Ping(Default::default()));
+        }
+    }
+
+    fn next_look(&self, now: Instant) -> Instant {
+        let heard = self.stream.get_ref().heard;
+        let ping = (heard + SESSION_PING_EVERY).max(self.pinged + SESSION_PING_EVERY);
+        let silence = heard + SESSION_SILENCE_MAX;
+        let next = match self.input_full_since {
+            Some(since) => ping.min(since + SESSION_INPUT_STALL),
+            None => ping.min(silence),
+        };
+        // A time that has passed and changes nothing must not make a loop of it.
+        next.max(now + Duration::from_millis(1))
+    }
+
+    /// Whether one of `sources` was ready before `until`.
+    fn poll(&self, sources: &mut [Source<'_>], until: Instant) -> bool {
+        let mut wanted = PollFlags::empty();
+        if self.input_full_since.is_none() {
+            wanted |= PollFlags::POLLIN;
+        }
+        if self.handed_bytes > 0 || !self.output.is_empty() {
+            wanted |= PollFlags::POLLOUT;
+        }
+        let socket = PollFd::new(self.stream.get_ref().conn.socket.as_fd(), wanted);
+        let bell = PollFd::new(self.desk.stop_bell.as_fd(), PollFlags::POLLIN);
+        let fds = sources.iter().map(|source| PollFd::new(source.fd, source.wanted));
+        let mut fds: Vec<PollFd<'_>> = [socket, bell].into_iter().chain(fds).collect();
+        // It fails for want of memory only; then nothing is ready.
+        let _ = wait(&mut fds, until);
+        let ready: Vec<PollFlags> =
+            fds[2..].iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
+        for (source, ready) in sources.iter_mut().zip(&ready) {
+            source.ready = *ready;
+        }
+        ready.iter().any(|ready| !ready.is_empty())
+    }
+
+    /// Says goodbye, and gives the peer a moment to hear what was sent before.
+    fn leave(&mut self) {
+        let is_stopping = self.desk.is_stopping();
+        let until =
+            Instant::now() + if is_stopping { SESSION_LINGER_AT_STOP } else { SESSION_LINGER };
+        let fallback = if is_stopping {
+            (GOING_AWAY, "the runner stops".to_owned())
+        } else {
+            (NORMAL, String::new())
+        };
+        let (code, reason) = self.farewell.take().unwrap_or(fallback);
+        let frame = CloseFrame { code: code.into(), reason: reason.into() };
+        self.is_over = false;
+        self.input.clear();
+        self.input_bytes = 0;
+        self.send(Frame::Close(Some(frame)));
+        while !self.is_over && Instant::now() < until {
+            self.fetch();
+            self.input.clear();
+            self.input_bytes = 0;
+            self.flush();
+            if !self.is_over {
+                self.poll(&mut [], until);
+            }
+        }
+    }
+}
+
+impl Message {
+    fn bytes(&self) -> usize {
+        match self {
+            Message::Text(text) => text.len(),
+            Message::Binary(bytes) => bytes.len(),
+        }
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").field("is_over", &self.is_over).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.desk.sessions.fetch_sub(1, Ordering::Relaxed);
+        metrics::SESSIONS.down();
+    }
+}
+
+/// The connection as tungstenite wants it.
+struct Stream {
+    conn: Box<Conn>,
+    /// When the peer was last heard of.
+    heard: Instant,
+}
+
+impl Read for Stream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.conn.socket.receive(into)?;
+        self.heard = Instant::now();
+        Ok(read)
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.conn.socket.send(&[IoSlice::new(bytes)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Starts the session's thread, or tells the caller that there are too many.
+pub(super) fn start(
+    desk: &Arc<Desk>,
+    conn: Box<Conn>,
+    key: &str,
+    session: Session,
+    manner: Manner,
+) {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    if desk.sessions.fetch_add(1, Ordering::Relaxed) >= SESSIONS_MAX {
+        desk.sessions.fetch_sub(1, Ordering::Relaxed);
+        metrics::HTTP_OVERLOADS.up();
+        desk.refuse(conn, &Refusal::Busy, Manner { after: After::Linger, ..manner });
+        return;
+    }
+    metrics::SESSIONS.up();
+    metrics::SESSIONS_OPENED.up();
+    let head = upgrade::accept(key);
+    let mut socket = Socket::new(conn, Arc::clone(desk));
+    let name = format!("ws-{}-{}", session.kind, NUMBER.fetch_add(1, Ordering::Relaxed));
+    let started = threads::spawn(name, STACK_BYTES, move || {
+        let conn = &socket.stream.get_ref().conn;
+        if conn.socket.send_all(&head, &[], &socket.desk.patience).is_err() {
+            return;
+        }
+        if catch_unwind(AssertUnwindSafe(|| (session.run)(&mut socket))).is_err() {
+            metrics::THREAD_PANICS.up();
+            log::error!("the handler of a {} session panicked", session.kind);
+            socket.close(INTERNAL_ERROR, "Internal Server Error");
+        }
+        socket.leave();
+    });
+    if let Err(error) = started {
+        metrics::HTTP_OVERLOADS.up();
+        log::warn!("no thread for a session: {error}");
+    }
+}
