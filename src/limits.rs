@@ -511,6 +511,33 @@ pub const CLI_CHUNK_LINE_BYTES_MAX: usize = 1024;
 /// Bytes of output moved at once; less than a pipe holds.
 pub const CLI_COPY_BYTES: usize = 32 * 1024;
 
+/// A message of a terminal. A runner's are below 1 MiB, the most that a host takes.
+pub const CLI_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Typed or piped in, as one message: what a terminal holds for a program that is not reading.
+pub const CLI_INPUT_BYTES: usize = 4096;
+
+/// Written to our stdout at once: a pipe that has room has room for this.
+pub const CLI_SCREEN_WRITE_BYTES: usize = 4096;
+
+/// Output that waits for our stdout; beyond it the runner waits. A few full screens with colours.
+pub const CLI_SCREEN_BYTES_MAX: usize = 256 * 1024;
+
+/// How often `shell` looks at the clock, and says again that its input is at an end.
+pub const CLI_SHELL_TICK: Duration = Duration::from_secs(1);
+
+/// After goodbye, until the runner's goodbye: it has nothing else to do for us.
+pub const CLI_GOODBYE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// A file comes and goes in pieces of this size at most: few calls, and a progress that moves.
+pub const CLI_PIECE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The largest file that `cp` sends: the runner takes it in one call (contract 8.4).
+pub const CLI_UPLOAD_BYTES_MAX: u64 = 50 * 1024 * 1024;
+
+/// Such a call, over a network too: 67 MB of base64 at 5 Mbit/s, and its way to the disk.
+pub const CLI_UPLOAD_PATIENCE: Duration = Duration::from_secs(150);
+
 /// `doctor`: the door holds up to 16,384 connections, tasks and sessions need the rest.
 pub const DOCTOR_FILES_MIN: u64 = 20_000;
 

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::client::ClientError;
+use super::cp::CopyFault;
 use super::follow::FollowError;
 use crate::app::config::Fault;
 
@@ -19,6 +20,21 @@ pub enum Failure {
     Unreadable {
         path: PathBuf,
         source: io::Error,
+    },
+    /// A file that was to be written can't be.
+    Unwritable {
+        path: PathBuf,
+        source: io::Error,
+    },
+    Copy(CopyFault),
+    /// Stdin can't be read, or its terminal is gone.
+    Input(io::Error),
+    /// The runner has no terminal for us; its words.
+    Terminal(String),
+    /// The runner closed a terminal whose shell had not ended.
+    Hangup {
+        code: u16,
+        reason: String,
     },
     /// Stdout is closed or full, or the process may not have what it needs.
     Output(io::Error),
@@ -53,7 +69,25 @@ impl fmt::Display for Failure {
             Failure::Unreadable { path, source } => {
                 write!(f, "{}: can't be read: {source}", path.display())
             }
+            Failure::Unwritable { path, source } => {
+                write!(f, "{}: can't be written: {source}", path.display())
+            }
+            Failure::Copy(fault) => fault.fmt(f),
+            Failure::Input(error) => write!(f, "input can't be read: {error}"),
+            Failure::Terminal(text) => f.write_str(&without_controls(text)),
+            Failure::Hangup { code, reason } if reason.is_empty() => {
+                write!(f, "the runner closed the terminal (code {code})")
+            }
+            Failure::Hangup { code, reason } => {
+                let reason = without_controls(reason);
+                write!(f, "the runner closed the terminal: {reason} (code {code})")
+            }
             Failure::Output(error) => write!(f, "output can't be written: {error}"),
         }
     }
+}
+
+/// A terminal would obey control characters in what a container may have a say in.
+fn without_controls(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).collect()
 }

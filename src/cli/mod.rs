@@ -3,10 +3,14 @@
 
 mod client;
 mod configuration;
+mod cp;
 mod doctor;
 mod failure;
+mod files;
 mod follow;
 mod logs;
+mod ls;
+mod place;
 mod progress;
 mod ps;
 mod quote;
@@ -14,6 +18,7 @@ mod reach;
 mod run;
 mod runner;
 mod setting_flags;
+mod shell;
 mod signals;
 mod size;
 
@@ -75,6 +80,28 @@ enum Command {
     /// Show a task's output
     Logs(logs::LogsArguments),
 
+    /// Open a shell in a running task
+    ///
+    /// bash if the image has it, else sh, on a terminal of its own. ~. at the start of a line
+    /// leaves and ends the shell (~~ types a tilde there). Without a terminal on stdin the lines
+    /// that come are typed, and its end is typed as Ctrl-D; for bytes there is cp. The exit code
+    /// is 0 once the shell has ended, whatever it ended with, and 1 if there is no shell or the
+    /// runner is lost.
+    Shell(shell::ShellArguments),
+
+    /// List a directory in a running task
+    Ls(ls::LsArguments),
+
+    /// Copy files into a running task and out of it
+    ///
+    /// SRC or DST is TASK:PATH, the other one a path on this machine (./7:x if it looks like a
+    /// task's) or - for stdin and stdout. If DST is a directory the copy goes into it. Files
+    /// arrive whole or not at all; what is replaced keeps its mode and owner. Into a task go files
+    /// of up to 50 MiB; out of it, of any size. Symlinks are followed where they are named, and
+    /// left out of directories, which is said and ends in exit code 1.
+    #[command(after_long_help = CP_EXAMPLES)]
+    Cp(cp::CpArguments),
+
     /// Kill a task
     Kill(TaskArguments),
 
@@ -106,6 +133,13 @@ Examples:
 
 Words after -- reach the task as they are; nothing in them is expanded. --shell takes a text for
 /bin/sh. /shared in the task is shared_data in the runner's shared_dir.";
+
+const CP_EXAMPLES: &str = "\
+Examples:
+  river-runner cp model.yaml 42:/local_temp/          into a directory
+  river-runner cp 42:/var/log/app.log .               out of the container
+  river-runner cp -r 42:/results ./results            with all that is below
+  tar c src | river-runner cp - 42:/tmp/src.tar       from a pipe";
 
 #[derive(Args, Debug)]
 struct TaskArguments {
@@ -148,6 +182,9 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(*arguments, path),
         Command::Ps(arguments) => ps::ps(&arguments, path),
         Command::Logs(arguments) => logs::logs(&arguments, path),
+        Command::Ls(arguments) => ls::ls(&arguments, path),
+        Command::Cp(arguments) => cp::cp(&arguments, path),
+        Command::Shell(arguments) => shell::shell(&arguments, path),
         Command::Kill(arguments) => act(Verb::Kill, &arguments, path),
         Command::Pause(arguments) => act(Verb::Pause, &arguments, path),
         Command::Resume(arguments) => act(Verb::Resume, &arguments, path),
@@ -212,7 +249,10 @@ mod test {
     #[test]
     fn help_names_every_command_and_the_ways_to_configure() {
         let help = CommandLine::command().render_long_help().to_string();
-        for word in ["serve", "run", "ps", "logs", "kill", "pause", "resume", "config", "doctor"] {
+        for word in [
+            "serve", "run", "ps", "logs", "shell", "ls", "cp", "kill", "pause", "resume", "config",
+            "doctor",
+        ] {
             assert!(help.contains(&format!("  {word} ")), "{word}");
         }
         assert!(help.contains("version") && help.contains("RIVER_<KEY>"));

@@ -32,6 +32,11 @@ impl Body {
         Body { connection, framing }
     }
 
+    /// The connection, of an answer that has no body.
+    pub(super) fn into_connection(self) -> Connection {
+        self.connection
+    }
+
     pub(super) fn read_in_ticks(&mut self, tick: Duration) {
         self.connection.read_in_ticks(tick);
     }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::body::{Body, Framing};
-use super::{Answer, Patience, Target};
+use super::{Answer, Patience, SWITCHING_PROTOCOLS, Target};
 use crate::limits;
 
 /// An open connection and the bytes that came before they were asked for.
@@ -24,8 +24,9 @@ pub(super) struct Connection {
     buffer: Vec<u8>,
 }
 
+/// The bare connection, of either kind.
 #[derive(Debug)]
-enum Stream {
+pub enum Stream {
     Unix(UnixStream),
     Tcp(TcpStream),
 }
@@ -58,16 +59,11 @@ impl Connection {
 
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         let wait = Some(self.wait()?);
-        match &mut self.stream {
-            Stream::Unix(stream) => {
-                stream.set_write_timeout(wait)?;
-                stream.write_all(bytes)
-            }
-            Stream::Tcp(stream) => {
-                stream.set_write_timeout(wait)?;
-                stream.write_all(bytes)
-            }
+        match &self.stream {
+            Stream::Unix(stream) => stream.set_write_timeout(wait)?,
+            Stream::Tcp(stream) => stream.set_write_timeout(wait)?,
         }
+        self.stream.write_all(bytes)
     }
 
     /// Bytes that are there, from the buffer first. 0 is the end.
@@ -96,6 +92,15 @@ impl Connection {
         }
     }
 
+    /// The connection itself, which blocks no more, and the bytes that had come already.
+    pub fn into_stream(self) -> io::Result<(Stream, Vec<u8>)> {
+        match &self.stream {
+            Stream::Unix(stream) => stream.set_nonblocking(true)?,
+            Stream::Tcp(stream) => stream.set_nonblocking(true)?,
+        }
+        Ok((self.stream, self.buffer))
+    }
+
     fn fill(&mut self) -> io::Result<()> {
         let mut more = [0; 4096];
         match self.read_stream(&mut more)? {
@@ -109,16 +114,11 @@ impl Connection {
 
     fn read_stream(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let wait = Some(self.wait()?);
-        match &mut self.stream {
-            Stream::Unix(stream) => {
-                stream.set_read_timeout(wait)?;
-                stream.read(into)
-            }
-            Stream::Tcp(stream) => {
-                stream.set_read_timeout(wait)?;
-                stream.read(into)
-            }
+        match &self.stream {
+            Stream::Unix(stream) => stream.set_read_timeout(wait)?,
+            Stream::Tcp(stream) => stream.set_read_timeout(wait)?,
         }
+        self.stream.read(into)
     }
 
     fn wait(&self) -> io::Result<Duration> {
@@ -128,6 +128,38 @@ impl Connection {
                 let left = end.saturating_duration_since(Instant::now());
                 if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
             }
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Unix(stream) => stream.read(into),
+            Stream::Tcp(stream) => stream.read(into),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Unix(stream) => stream.write(bytes),
+            Stream::Tcp(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        // Sockets hold nothing back.
+        Ok(())
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Unix(stream) => stream.as_fd(),
+            Stream::Tcp(stream) => stream.as_fd(),
         }
     }
 }
@@ -173,10 +205,13 @@ pub(super) fn read_head(mut connection: Connection, method: &str) -> Result<Answ
             Ok(httparse::Status::Complete(length)) => {
                 let status = head.code.ok_or(HeadFault::NotHttp)?;
                 let framing = framing(head.headers, method, status).ok_or(HeadFault::NotHttp)?;
+                let websocket_accept = value(head.headers, "sec-websocket-accept");
+                let websocket_accept = websocket_accept.map(String::from);
                 connection.buffer.drain(..length);
-                // 100 Continue and its like only announce the real answer.
-                if status >= 200 {
-                    return Ok(Answer { status, body: Body::new(connection, framing) });
+                // 100 Continue and its like only announce the real answer; 101 is one.
+                if status >= 200 || status == SWITCHING_PROTOCOLS {
+                    let body = Body::new(connection, framing);
+                    return Ok(Answer { status, websocket_accept, body });
                 }
             }
         }
@@ -187,15 +222,16 @@ fn framing(headers: &[httparse::Header<'_>], method: &str, status: u16) -> Optio
     if method == "HEAD" || matches!(status, 100..200 | 204 | 304) {
         return Some(Framing::Length(0));
     }
-    let value = |name: &str| {
-        let header = headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
-        std::str::from_utf8(header.value).ok()
-    };
-    if let Some(coding) = value("transfer-encoding") {
+    if let Some(coding) = value(headers, "transfer-encoding") {
         return coding.eq_ignore_ascii_case("chunked").then_some(Framing::Chunked { left: 0 });
     }
-    match value("content-length") {
+    match value(headers, "content-length") {
         Some(length) => length.trim().parse().ok().map(Framing::Length),
         None => Some(Framing::UntilClose),
     }
+}
+
+fn value<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<&'a str> {
+    let header = headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+    std::str::from_utf8(header.value).ok()
 }

@@ -51,8 +51,14 @@ impl ClientError {
     }
 }
 
-/// The `detail` of an error answer as one line; without one, the answer's beginning.
+/// The `detail` of an error answer as one line; without one, the answer's beginning. Names of files
+/// are in there, and a terminal would obey control characters of theirs.
 pub(super) fn detail(body: &[u8]) -> String {
+    let blank = |letter: char| if letter.is_control() { ' ' } else { letter };
+    detail_as_sent(body).chars().map(blank).collect()
+}
+
+fn detail_as_sent(body: &[u8]) -> String {
     let parsed: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     let detail = parsed.as_ref().and_then(|answer| answer.get("detail"));
     match detail {

@@ -4,6 +4,7 @@
 mod body;
 mod connection;
 mod error;
+mod websocket;
 
 use std::io;
 use std::path::PathBuf;
@@ -13,11 +14,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use body::Body;
+pub use connection::Stream;
 pub use error::ClientError;
 
 use crate::limits;
 use crate::model::settings::Token;
 use connection::Connection;
+
+/// The status of a connection that is no longer HTTP's.
+const SWITCHING_PROTOCOLS: u16 = 101;
 
 /// Where a peer listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +48,8 @@ pub struct Client {
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
+    /// What the peer made of the key, in an answer to a WebSocket's handshake.
+    websocket_accept: Option<String>,
     pub body: Body,
 }
 
@@ -52,12 +59,17 @@ impl Client {
         Client { target, token, patience }
     }
 
+    /// The same client, waiting `patience` for each answer.
+    pub fn patient(&self, patience: Duration) -> Client {
+        Client { patience, ..self.clone() }
+    }
+
     /// GET, with an answer of JSON.
     ///
     /// # Errors
     /// The peer can't be reached, is late, refuses, or answers something else.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.send("GET", path, None)?.accepted()?.json(self.patience)
+        self.send("GET", path, "", None)?.accepted()?.json(self.patience)
     }
 
     /// POST of JSON, with an answer of JSON.
@@ -70,7 +82,7 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).map_err(ClientError::NotJson)?;
-        self.send("POST", path, Some(&body))?.accepted()?.json(self.patience)
+        self.send("POST", path, "", Some(&body))?.accepted()?.json(self.patience)
     }
 
     /// GET of bytes. Each read of the body waits `CLI_STREAM_TICK` at most and then fails with
@@ -79,17 +91,24 @@ impl Client {
     /// # Errors
     /// The peer can't be reached, is late with the head of its answer, or refuses.
     pub fn stream(&self, path: &str) -> Result<Answer, ClientError> {
-        let mut answer = self.send("GET", path, None)?.accepted()?;
+        let mut answer = self.send("GET", path, "", None)?.accepted()?;
         answer.body.read_in_ticks(limits::CLI_STREAM_TICK);
         Ok(answer)
     }
 
-    fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<Answer, ClientError> {
+    /// `headers` are whole lines, in place of those that only a plain request has.
+    fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: Option<&[u8]>,
+    ) -> Result<Answer, ClientError> {
         let mut connection = Connection::connect(&self.target, limits::CLI_CONNECT_PATIENCE)
             .map_err(|source| ClientError::Connect { target: self.target.clone(), source })?;
         connection.read_until(self.patience);
         let broken = |source| ClientError::from_io(source, self.patience);
-        connection.send(&self.request(method, path, body)).map_err(broken)?;
+        connection.send(&self.request(method, path, headers, body)).map_err(broken)?;
         connection.send(body.unwrap_or_default()).map_err(broken)?;
         connection::read_head(connection, method).map_err(|fault| match fault {
             connection::HeadFault::Io(source) => broken(source),
@@ -97,9 +116,9 @@ impl Client {
         })
     }
 
-    fn request(&self, method: &str, path: &str, body: Option<&[u8]>) -> Vec<u8> {
+    fn request(&self, method: &str, path: &str, headers: &str, body: Option<&[u8]>) -> Vec<u8> {
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.target.host());
-        head += "Connection: close\r\nAccept: */*\r\n";
+        head += if headers.is_empty() { "Connection: close\r\nAccept: */*\r\n" } else { headers };
         head += concat!("User-Agent: river-runner/", env!("CARGO_PKG_VERSION"), "\r\n");
         if let Some(token) = &self.token {
             head += &format!("Authorization: Bearer {}\r\n", token.reveal());
@@ -260,6 +279,11 @@ mod test {
             br#"{"detail":[{"type":"missing","loc":["body","command"],"msg":"Field required"}]}"#,
         );
         assert_eq!(said, "command: Field required");
+    }
+
+    #[test]
+    fn refusal_is_one_line_that_does_nothing_to_a_terminal() {
+        assert_eq!(error::detail(br#"{"detail":"no /a\n\u001b[2Jb"}"#), "no /a  [2Jb");
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! The command line: the built program, its output and its exit codes. Commands that talk to a
-//! runner meet a fake one here; the real one is met in the other modules.
+//! runner meet a fake one here; the real one is met in the modules below and beside.
 
 // Helpers of tests fail as tests do.
 #![allow(clippy::unwrap_used)]
 
+mod cp;
 mod fake;
+mod ls;
+mod pty;
+mod shell;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -22,7 +26,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::kit::SOON;
+use crate::kit::{Daemon, SOON};
 
 /// The program, free of this machine's configuration, and with Ctrl-C at work: a script's background
 /// jobs are started with it ignored, and hand that on.
@@ -41,6 +45,13 @@ fn program(words: &[&str]) -> Command {
 /// A runner's client, ended.
 fn client(runner: &FakeRunner, words: &[&str]) -> Output {
     program(words).env("RIVER_URL", &runner.url).output().unwrap()
+}
+
+/// A client of a real runner.
+fn of(daemon: &Daemon, words: &[&str]) -> Command {
+    let mut command = program(words);
+    command.env("RIVER_URL", format!("http://127.0.0.1:{}", daemon.port()));
+    command
 }
 
 /// A runner's client, running.
