@@ -8,6 +8,8 @@ enum Budget {
     AtMost(f64),
     /// Of the value over its floor.
     RatioAtLeast(f64),
+    /// More than its floor.
+    MoreAtMost(f64),
     /// Shown because it explains a figure that has one.
     None,
 }
@@ -22,7 +24,7 @@ struct Row {
     why: &'static str,
 }
 
-use Budget::{AtMost, None as Unbudgeted, RatioAtLeast};
+use Budget::{AtMost, MoreAtMost, None as Unbudgeted, RatioAtLeast};
 
 /// Sizes in powers of ten. The Python runner's figures are those of design section 6.
 #[rustfmt::skip]
@@ -83,6 +85,51 @@ const ROWS: &[Row] = &[
         why: "memory of a task while it runs, its reports delivered" },
     Row { name: "queued_task_kb", unit: "kB", floor: "", budget: AtMost(16.0),
         why: "memory of a task that was accepted and waits for an Engine that is away" },
+
+    Row { name: "files_list", unit: "1/s", floor: "ls by docker exec", budget: RatioAtLeast(20.0),
+        why: "1,000 entries as JSON" },
+    Row { name: "files_list_archive", unit: "1/s", floor: "the Engine's archive call", budget: Unbudgeted,
+        why: "the other way without a shell" },
+    Row { name: "files_stat", unit: "1/s", floor: "stat by docker exec", budget: RatioAtLeast(20.0),
+        why: "one file" },
+    Row { name: "files_stat_archive", unit: "1/s", floor: "the Engine's archive call", budget: Unbudgeted,
+        why: "the other way without a shell" },
+    Row { name: "files_read", unit: "1/s", floor: "cat by docker exec", budget: RatioAtLeast(5.0),
+        why: "10 MB of text as JSON" },
+    Row { name: "files_read_archive", unit: "1/s", floor: "the Engine's archive call", budget: Unbudgeted,
+        why: "the other way without a shell" },
+    Row { name: "files_write", unit: "1/s", floor: "cat by docker exec", budget: RatioAtLeast(5.0),
+        why: "10 MB of text as JSON; the Python runner can't write above 96 KiB" },
+    Row { name: "files_write_archive", unit: "1/s", floor: "the Engine's archive call", budget: Unbudgeted,
+        why: "the other way without a shell" },
+
+    Row { name: "terminal_1_ms", unit: "ms", floor: "the Engine's stream", budget: MoreAtMost(0.2),
+        why: "keystroke to echo, 1 open" },
+    Row { name: "terminal_1_p99_ms", unit: "ms", floor: "the Engine's stream", budget: Unbudgeted,
+        why: "the same, 99 of 100" },
+    Row { name: "terminal_1_bulk", unit: "MB/s", floor: "the Engine's stream", budget: RatioAtLeast(0.85),
+        why: "output of 1 at a time" },
+
+    Row { name: "terminal_30_ms", unit: "ms", floor: "the Engine's stream", budget: MoreAtMost(1.0),
+        why: "keystroke to echo, 30 open" },
+    Row { name: "terminal_30_p99_ms", unit: "ms", floor: "the Engine's stream", budget: Unbudgeted,
+        why: "the same, 99 of 100" },
+    Row { name: "terminal_30_bulk", unit: "MB/s", floor: "the Engine's stream", budget: RatioAtLeast(0.85),
+        why: "output of 30 at a time" },
+
+    Row { name: "terminal_100_ms", unit: "ms", floor: "the Engine's stream", budget: MoreAtMost(1.0),
+        why: "keystroke to echo, 100 open" },
+    Row { name: "terminal_100_p99_ms", unit: "ms", floor: "the Engine's stream", budget: Unbudgeted,
+        why: "the same, 99 of 100" },
+    Row { name: "terminal_100_bulk", unit: "MB/s", floor: "the Engine's stream", budget: RatioAtLeast(0.85),
+        why: "output of 100 at a time" },
+    Row { name: "terminal_kb", unit: "kB", floor: "", budget: AtMost(100.0),
+        why: "memory of an open terminal" },
+
+    Row { name: "watch_ms", unit: "ms", floor: "an inotify of our own", budget: Unbudgeted,
+        why: "a file's making to the message" },
+    Row { name: "watch_kb", unit: "kB", floor: "", budget: AtMost(100.0),
+        why: "memory of an open watch beside others of the same directory" },
 
     Row { name: "backlog_start_ms", unit: "ms", floor: "", budget: Unbudgeted,
         why: "exec to the first answered request with 100,000 reports to tell" },
@@ -184,6 +231,7 @@ impl Measured {
         match self.row.budget {
             AtMost(most) => format!("<= {most}"),
             RatioAtLeast(least) => format!(">= {least}x"),
+            MoreAtMost(more) => format!("<= +{more}"),
             Unbudgeted => String::new(),
         }
     }
@@ -192,6 +240,7 @@ impl Measured {
         match self.row.budget {
             AtMost(most) => Some(self.value <= most),
             RatioAtLeast(least) => Some(self.ratio().is_some_and(|ratio| ratio >= least)),
+            MoreAtMost(more) => Some(self.floor.is_some_and(|floor| self.value <= floor + more)),
             Unbudgeted => None,
         }
     }

@@ -10,6 +10,8 @@
 mod backlog;
 mod budget;
 mod engine;
+mod exec;
+mod files;
 mod get;
 mod host;
 mod http;
@@ -19,8 +21,11 @@ mod peers;
 mod place;
 mod restart;
 mod runner;
+mod socket;
 mod start;
 mod tasks;
+mod terminal;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -51,6 +56,9 @@ const GROUPS: &[Group] = &[
         what: "memory of tasks that wait for the Engine",
         run: life::queued_task,
     },
+    Group { name: "files", what: "files in a container, beside docker exec", run: files::run },
+    Group { name: "terminal", what: "terminals, beside the Engine's stream", run: terminal::run },
+    Group { name: "watch", what: "changes of files, beside inotify", run: watch::run },
     Group { name: "backlog", what: "the reports of a day without a host", run: backlog::run },
 ];
 

@@ -19,7 +19,7 @@ pub struct Place {
 }
 
 /// What a busybox is asked for here.
-const APPLETS: &[&str] = &["sh", "sleep", "true"];
+const APPLETS: &[&str] = &["cat", "head", "ls", "mkdir", "sh", "sleep", "stat", "true", "yes"];
 
 pub struct Network {
     pub name: String,

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::engine;
 use crate::host::Host;
 use crate::http::Http;
-use crate::place::Place;
+use crate::place::{Place, unique_id};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_river-runner");
 
@@ -224,6 +224,41 @@ impl Drop for Runner {
         }
         let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
         let _ = child.wait();
+    }
+}
+
+/// A task that does nothing, to look inside of. It is killed at the end.
+pub struct InContainer<'r> {
+    pub id: u64,
+    runner: &'r Runner,
+}
+
+impl InContainer<'_> {
+    /// Returns when it runs.
+    pub fn start<'r>(runner: &'r Runner, environment: &str) -> InContainer<'r> {
+        let id = unique_id();
+        let mut events = runner.events();
+        let body = runner.execute_body(environment, id, "sleep 3600");
+        let answer = runner.connect().call("POST", "/api/execute", Some(&body));
+        answer.expect("the runner answers").expect(200);
+        events.wait("started");
+        InContainer { id, runner }
+    }
+
+    pub fn container(&self) -> String {
+        format!("kohakuriver-task-{}", self.id)
+    }
+}
+
+impl Drop for InContainer<'_> {
+    fn drop(&mut self) {
+        let body = json!({ "task_id": self.id, "container_name": self.container() });
+        if let Err(error) = self.runner.connect().call("POST", "/api/kill", Some(&body)) {
+            return eprintln!("{} may be left behind: {error}", self.container());
+        }
+        if !std::thread::panicking() {
+            self.runner.wait_no_tasks();
+        }
     }
 }
 
