@@ -51,13 +51,14 @@ impl Fault {
 fn status(error: &OpError) -> u16 {
     match error {
         // Contract 8.2.
-        OpError::NotRunning(_) => 400,
+        OpError::NotRunning(_) | OpError::NothingToWatch => 400,
         OpError::NotKnown(_) => 404,
         OpError::InUse(_) | OpError::Denied { .. } => 409,
         OpError::Busy { .. } | OpError::TimedOut { .. } | OpError::Stopping => 503,
         // Passes as soon as somebody makes room; nothing was done, so it may be tried elsewhere.
         OpError::Store(error) if error.is_for_want_of_room() => 503,
         OpError::LocalTempMissing(_)
+        | OpError::NoWatch(_)
         | OpError::NoWayIn { .. }
         | OpError::Docker(_)
         | OpError::Image(_)

@@ -12,7 +12,7 @@ pub mod watch;
 
 use crate::limits::EXECUTE_BODY_BYTES_MAX;
 use crate::ops::Node;
-use crate::serve::{Route, get, post};
+use crate::serve::{Route, get, post, socket};
 
 /// Every row there is.
 #[rustfmt::skip]
@@ -25,6 +25,8 @@ pub static ROUTES: &[Route<Node>] = &[
     // contract 1.5
     get("/api/docker/images", images::list).slow(),
     post("/api/docker/sync/{name}", images::sync).slow(),
+    // contract 2.2
+    socket("/ws/fs/{task_id}/watch", watch::open),
     // ours (design D15)
     get("/health", node::health).urgent(),
     get("/metrics", node::metrics).urgent(),

@@ -2,14 +2,32 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use nix::poll::PollFlags;
 
 use crate::limits::SHARED_STORAGE_DEADLINE;
-use crate::ops::watch::{Change, ChangeKind, Note, TreeSession, Unwatched, Why};
+use crate::model::ids::TaskId;
+use crate::ops::Node;
+use crate::ops::watch::{self, Change, ChangeKind, Note, TreeSession, Unwatched, Why};
 use crate::serve::session::{Message, Socket, Source, Turn};
+use crate::serve::{Answer, Call, Reply, Session};
 use crate::wire::api::watch::{Said, is_ping};
+
+/// `GET /ws/fs/{task_id}/watch?paths=` (contract 2.2).
+pub fn open(node: &Arc<Node>, call: Call) -> Answer {
+    let Ok(id) = call.param("task_id").parse::<TaskId>() else {
+        return Reply::detail(403, "the task id is no number").into();
+    };
+    let list = call.query("paths").unwrap_or_default().to_owned();
+    let node = Arc::clone(node);
+    Answer::Session(Session::new("watch", move |socket| match watch::open(&node, id, &list) {
+        Ok(watch) => relay(socket, watch.paths, &watch.session, watch.inside.process.as_fd()),
+        // The close stays the ordinary one: browsers come back after any other.
+        Err(fault) => say(socket, &error(fault.to_string())),
+    }))
+}
 
 /// Says that `paths` are watched, and then what `watch` tells, until the peer leaves, the runner
 /// stops or the container ends: `container` is readable then.

@@ -4,8 +4,8 @@
 
 pub mod addresses;
 pub mod disk;
-pub mod identity;
 pub mod first_writes;
+pub mod identity;
 pub mod kernel_log;
 pub mod pin;
 pub mod process;

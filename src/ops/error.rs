@@ -28,6 +28,10 @@ pub enum OpError {
     },
     /// What happens inside of it needs a running container.
     NotRunning(TaskId),
+    /// None of the paths is a directory that may be watched.
+    NothingToWatch,
+    /// The system has no room for one more watch.
+    NoWatch(io::Error),
     /// This machine does not let us into the container.
     NoWayIn {
         id: TaskId,
@@ -92,6 +96,10 @@ impl fmt::Display for OpError {
                 write!(f, "task {id} can't be {verb}: {why}")
             }
             OpError::NotRunning(id) => write!(f, "task {id} is not running"),
+            OpError::NothingToWatch => {
+                f.write_str("none of the paths is a directory in the container")
+            }
+            OpError::NoWatch(source) => write!(f, "no watch is to be had: {source}"),
             OpError::NoWayIn { id, fault } => write!(f, "no way into task {id}: {fault}"),
             OpError::LocalTempMissing(path) => {
                 write!(
@@ -121,12 +129,15 @@ impl std::error::Error for OpError {
         match self {
             OpError::Docker(error) => Some(error),
             OpError::Store(error) => Some(error),
-            OpError::Unreadable { source, .. } | OpError::NoRandomness(source) => Some(source),
+            OpError::Unreadable { source, .. }
+            | OpError::NoRandomness(source)
+            | OpError::NoWatch(source) => Some(source),
             OpError::Image(fault) => Some(&**fault),
             OpError::NoWayIn { fault, .. } => Some(fault),
             OpError::NotKnown(_)
             | OpError::InUse(_)
             | OpError::NotRunning(_)
+            | OpError::NothingToWatch
             | OpError::Denied { .. }
             | OpError::LocalTempMissing(_)
             | OpError::Busy { .. }

@@ -3,13 +3,19 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Node;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use super::files_thread::on_files_thread;
+use super::inside::{self, Inside};
+use super::{Node, OpError};
 use crate::lanes::Pool;
 pub use crate::machine::tree_watch::{Change, ChangeKind, Note, TreeSession, Unwatched, Why};
 use crate::machine::tree_watch::{Job, RunJob};
+use crate::model::ids::TaskId;
 
 /// What is watched when the peer names nothing.
 const PATHS_DEFAULT: [&str; 2] = ["/shared", "/local_temp"];
@@ -19,6 +25,50 @@ pub fn wanted(list: &str) -> Vec<String> {
     let named: Vec<String> =
         list.split(',').map(str::trim).filter(|path| !path.is_empty()).map(String::from).collect();
     if named.is_empty() { PATHS_DEFAULT.map(String::from).to_vec() } else { named }
+}
+
+/// A watch of directories in a container.
+#[derive(Debug)]
+pub struct Watch {
+    /// Those of the wanted paths that are directories, in the peer's order.
+    pub paths: Vec<String>,
+    pub session: TreeSession,
+    /// The container; its process is the end of the watch too.
+    pub inside: Arc<Inside>,
+}
+
+/// Begins to watch the directories of a comma list in the task's container. For session threads.
+///
+/// # Errors
+/// There is no way into the container, none of the paths is a directory that its user may open, or
+/// the system has no room for one more watch.
+pub fn open(node: &Arc<Node>, id: TaskId, list: &str) -> Result<Watch, OpError> {
+    let inside = inside::enter(node, id)?;
+    let paths = wanted(list);
+    let there = Arc::clone(&inside);
+    let found = on_files_thread(node, move || -> io::Result<Vec<(String, OwnedFd)>> {
+        let root = there.root()?;
+        let _as_user = there.user.assume()?;
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let open = |path: String| {
+            let absolute = Path::new("/").join(&path);
+            Some((path, root.open(&absolute, flags, Mode::empty()).ok()?))
+        };
+        Ok(paths.into_iter().filter_map(open).collect())
+    })?;
+    let found = found.map_err(|_| OpError::NotRunning(id))?;
+    if found.is_empty() {
+        return Err(OpError::NothingToWatch);
+    }
+    let (paths, directories) =
+        found.into_iter().map(|(path, open)| (path.clone(), (PathBuf::from(path), open))).unzip();
+    let user = inside.user.clone();
+    let run_as = move |job: Job| match user.assume() {
+        Ok(_as_user) => job(),
+        Err(error) => log::error!("a directory can't be read as its container's user: {error}"),
+    };
+    let session = start(node, directories, run_as).map_err(OpError::NoWatch)?;
+    Ok(Watch { paths, session, inside })
 }
 
 /// Begins to watch the open `directories`, each under the path its peer knows. `run_as` runs a job

@@ -65,7 +65,9 @@ mod state;
 mod state_calls;
 /// A service manager over the runner: what it is told, and the sockets it passes.
 mod supervisor;
-/// Watch sessions: what a peer hears of files, and what is left when it goes.
-mod watch;
 /// The terminal: the raw connection below it, against the real Engine and one that misbehaves.
 mod terminal;
+/// Watch sessions: what a peer hears of files, and what is left when it goes.
+mod watch;
+/// The watch row on real containers.
+mod watch_rows;

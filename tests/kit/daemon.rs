@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::http::{self, Address, Response};
-use super::{SOON, docker, wait_until};
+use super::{SOON, Socket, docker, wait_until};
 use builder::Activation;
 pub use builder::Builder;
 
@@ -221,9 +221,20 @@ impl Daemon {
         response.unwrap_or_else(|error| panic!("the runner did not answer: {error}"))
     }
 
+    /// A WebSocket that must be accepted.
+    #[track_caller]
+    pub fn socket(&self, path: &str) -> Socket {
+        Socket::open(self.socket_address(), path)
+    }
+
+    /// Where it is called over TCP.
+    pub fn socket_address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port()))
+    }
+
     /// For calls of a test's own making, with [`http::call`] and [`http::exchange`].
     pub fn address(&self) -> Address {
-        Address::Tcp(SocketAddr::from(([127, 0, 0, 1], self.port())))
+        Address::Tcp(self.socket_address())
     }
 
     pub fn port(&self) -> u16 {

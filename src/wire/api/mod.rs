@@ -2,5 +2,5 @@
 
 pub mod fields;
 pub mod tasks;
-pub mod watch;
 pub mod terminal;
+pub mod watch;
