@@ -37,6 +37,15 @@ pub fn relay(
     watch: &TreeSession,
     container: BorrowedFd<'_>,
 ) {
+    while !watch.is_begun()
+        && watch.scanning_for().is_none_or(|time| time < SHARED_STORAGE_DEADLINE)
+    {
+        let until = Instant::now() + SHARED_STORAGE_DEADLINE;
+        let mut begun = [Source::new(watch.as_fd(), PollFlags::POLLIN)];
+        if matches!(socket.wait(&mut begun, Some(until)), Turn::PeerLeft | Turn::Stopping) {
+            return;
+        }
+    }
     say(socket, &Said::Watching { paths, method: "inotify" });
     let mut stuck_is_told = false;
     loop {

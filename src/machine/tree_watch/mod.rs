@@ -166,6 +166,13 @@ impl TreeSession {
         lock(&self.inner.state).sessions.get_mut(&self.number)?.take()
     }
 
+    /// Whether the watch of every directory it was opened on was tried: changes in them are told from
+    /// then on.
+    pub fn is_begun(&self) -> bool {
+        let state = lock(&self.inner.state);
+        state.sessions.get(&self.number).is_none_or(|session| session.begins == 0)
+    }
+
     /// For how long the reading of one directory has been under way, or has waited for its thread.
     pub fn scanning_for(&self) -> Option<Duration> {
         let state = lock(&self.inner.state);

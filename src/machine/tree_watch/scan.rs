@@ -17,6 +17,7 @@ use nix::sys::inotify::{AddWatchFlags, WatchDescriptor};
 use nix::sys::stat::{SFlag, fstatat};
 use nix::sys::statfs::{self, FsType, fstatfs};
 
+use super::session::Scan;
 use super::state::Registered;
 use super::{Change, ChangeKind, Inner, Why};
 use crate::limits::{WATCH_ANNOUNCE_BATCH, WATCH_SCAN_SLICE};
@@ -53,7 +54,10 @@ impl Inner {
         let Some(session) = state.sessions.get_mut(&number) else { return };
         session.scanning_since = None;
         for scan in mem::take(&mut session.pending) {
-            session.note_unwatched(scan.path, Why::Busy);
+            match scan.only_watch {
+                true => session.begin_one(),
+                false => session.note_unwatched(scan.path, Why::Busy),
+            }
         }
         session.tell_unwatched();
     }
@@ -65,10 +69,11 @@ impl Inner {
             let outcome = self.scan_one(number);
             let mut state = lock(&self.state);
             let Some(session) = state.sessions.get_mut(&number) else { return };
-            if let Some(scan) = session.current.take()
-                && let Err(why) = outcome
-            {
-                session.note_unwatched(scan.path, why);
+            match (session.current.take(), outcome) {
+                // It is tried again when it is read; what hinders it is told then.
+                (Some(Scan { only_watch: true, .. }), _) => session.begin_one(),
+                (Some(scan), Err(why)) => session.note_unwatched(scan.path, why),
+                (Some(_), Ok(())) | (None, _) => {}
             }
         }
         {
@@ -103,7 +108,7 @@ impl Inner {
             Registered::New => true,
             Registered::Already => false,
         };
-        if news || self.is_whole(number) {
+        if news && !is_base || self.is_whole(number) {
             self.read(number, dir, news).map_err(Why::Refused)?;
         }
         Ok(())
@@ -112,7 +117,9 @@ impl Inner {
     fn is_whole(&self, number: u64) -> bool {
         let state = lock(&self.state);
         let session = state.sessions.get(&number);
-        session.and_then(|session| session.current.as_ref()).is_some_and(|scan| scan.whole)
+        session
+            .and_then(|session| session.current.as_ref())
+            .is_some_and(|scan| scan.whole && !scan.only_watch)
     }
 
     /// Opens the current directory below its base, through no symlink; none if it is gone.

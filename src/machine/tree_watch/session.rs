@@ -32,6 +32,8 @@ pub(super) struct Scan {
     pub announce: bool,
     /// Read it even when it is watched already.
     pub whole: bool,
+    /// Only its watch is added: it is read when all bases are watched.
+    pub only_watch: bool,
     /// Names that events have told since the watch was added.
     pub touched: HashSet<OsString>,
 }
@@ -49,6 +51,8 @@ pub(super) struct SessionState {
     pub pending: VecDeque<Scan>,
     /// The directory being read now.
     pub current: Option<Scan>,
+    /// Bases whose watch was not tried yet.
+    pub begins: usize,
     /// Since when a files thread has been reading, or been asked to read, a directory.
     pub scanning_since: Option<Instant>,
     pub round: u64,
@@ -67,12 +71,14 @@ impl fmt::Debug for SessionState {
 
 impl SessionState {
     pub fn new(bases: Arc<[Base]>, run: RunJob, wake: Arc<EventFd>) -> SessionState {
+        let bases_count = bases.len();
         let mut session = SessionState {
             bases,
             held: BTreeMap::new(),
             pending: VecDeque::new(),
             current: None,
             scanning_since: None,
+            begins: bases_count,
             round: 0,
             run,
             notes: VecDeque::new(),
@@ -80,7 +86,8 @@ impl SessionState {
             unwatched: None,
             wake,
         };
-        session.plan_all(false);
+        session.plan_all(false, true);
+        session.plan_all(false, false);
         session
     }
 
@@ -122,7 +129,13 @@ impl SessionState {
     /// Plans the scan of a directory that appeared; too many of them become one rescan.
     pub fn plan(&mut self, path: PathBuf, announce: bool) {
         if self.pending.len() < WATCH_DIRECTORIES_SESSION_MAX {
-            self.pending.push_back(Scan { path, announce, whole: false, touched: HashSet::new() });
+            self.pending.push_back(Scan {
+                path,
+                announce,
+                whole: false,
+                only_watch: false,
+                touched: HashSet::new(),
+            });
         } else {
             self.rescan();
         }
@@ -131,7 +144,13 @@ impl SessionState {
     /// Plans a directory that a scan found; there are no more of them than may be watched.
     pub fn plan_found(&mut self, path: PathBuf, announce: bool, whole: bool) {
         if self.pending.len() < WATCH_DIRECTORIES_SESSION_MAX {
-            self.pending.push_back(Scan { path, announce, whole, touched: HashSet::new() });
+            self.pending.push_back(Scan {
+                path,
+                announce,
+                whole,
+                only_watch: false,
+                touched: HashSet::new(),
+            });
         } else {
             self.note_unwatched(path, Why::SessionBudget);
         }
@@ -142,17 +161,27 @@ impl SessionState {
         self.tell(Note::Missed);
         self.round += 1;
         self.pending.clear();
-        self.plan_all(true);
+        self.plan_all(true, false);
     }
 
-    fn plan_all(&mut self, announce: bool) {
+    fn plan_all(&mut self, announce: bool, only_watch: bool) {
         let bases = Arc::clone(&self.bases);
         self.pending.extend(bases.iter().map(|base| Scan {
             path: base.path.clone(),
             announce,
             whole: true,
+            only_watch,
             touched: HashSet::new(),
         }));
+    }
+
+    /// One more base is watched, or can't be.
+    pub fn begin_one(&mut self) {
+        self.begins = self.begins.saturating_sub(1);
+        if self.begins == 0 {
+            // It fails when nobody has looked for 2^64 wakes.
+            let _ = self.wake.write(1);
+        }
     }
 
     pub fn is_base(&self, path: &Path) -> bool {
