@@ -218,6 +218,13 @@ pub const SESSION_INPUT_BYTES_MAX: usize = 1024 * 1024;
 pub const SESSION_INPUT_STALL: Duration = Duration::from_secs(15);
 /// What a peer has not taken, before its handler stops reading for it.
 pub const SESSION_OUTPUT_BYTES_MAX: usize = 256 * 1024;
+/// What the WebSocket's own buffer may hold: the largest message to a peer is 1 MiB (contract rule 5),
+/// and answers to pings come on top.
+pub const SESSION_HANDED_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Frames taken of a peer before everything else has its turn.
+pub const SESSION_FRAMES_A_TURN: usize = 64;
+/// A close frame holds 125 bytes with its code.
+pub const SESSION_REASON_BYTES_MAX: usize = 120;
 /// The contract's keep-alive: a ping after 20 s of silence, 20 s more for any sign of life.
 pub const SESSION_PING_EVERY: Duration = Duration::from_secs(20);
 pub const SESSION_SILENCE_MAX: Duration = Duration::from_secs(40);

@@ -105,8 +105,11 @@ fn run<C>(
         Ok(Answer::Now(reply)) => send(conn, &reply, manner, desk),
         Ok(Answer::Parked(parked)) => parked.seat(desk, conn, manner, parked_wait(row.pace, desk)),
         Ok(Answer::Session(session)) => {
-            // Rows of other kinds have no key, and no handler of theirs makes sessions.
-            let key = key.and_then(Result::ok).unwrap_or_default();
+            let Some(Ok(key)) = key else {
+                log::error!("{} is no row of WebSockets", row.path);
+                let reply = Refusal::Panicked.reply();
+                return send(conn, &reply, Manner { after: After::Close, ..manner }, desk);
+            };
             session::start(desk, conn, &key, session, manner);
             None
         }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
+use tungstenite::error::ProtocolError;
 use tungstenite::protocol::frame::CloseFrame;
 use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Error, Message as Frame, WebSocket};
@@ -22,16 +23,20 @@ use super::refusal::Refusal;
 use super::reply::{After, Manner};
 use super::upgrade;
 use crate::limits::{
-    SESSION_INPUT_BYTES_MAX, SESSION_INPUT_STALL, SESSION_LINGER, SESSION_LINGER_AT_STOP,
-    SESSION_MESSAGE_BYTES_MAX, SESSION_OUTPUT_BYTES_MAX, SESSION_PING_EVERY, SESSION_READ_BYTES,
-    SESSION_SILENCE_MAX, SESSIONS_MAX, STACK_BYTES,
+    SESSION_FRAMES_A_TURN, SESSION_HANDED_BYTES_MAX, SESSION_INPUT_BYTES_MAX, SESSION_INPUT_STALL,
+    SESSION_LINGER, SESSION_LINGER_AT_STOP, SESSION_MESSAGE_BYTES_MAX, SESSION_OUTPUT_BYTES_MAX,
+    SESSION_PING_EVERY, SESSION_READ_BYTES, SESSION_REASON_BYTES_MAX, SESSION_SILENCE_MAX,
+    SESSIONS_MAX, STACK_BYTES,
 };
 use crate::{metrics, threads};
 
 /// Close codes (RFC 6455 7.4.1).
 pub const NORMAL: u16 = 1000;
 pub const GOING_AWAY: u16 = 1001;
+pub const PROTOCOL_ERROR: u16 = 1002;
+pub const NOT_UTF8: u16 = 1007;
 pub const POLICY: u16 = 1008;
+pub const TOO_BIG: u16 = 1009;
 pub const INTERNAL_ERROR: u16 = 1011;
 
 type Handler = Box<dyn FnOnce(&mut Socket) + Send>;
@@ -107,6 +112,10 @@ pub struct Socket {
     handed_bytes: usize,
     pinged: Instant,
     is_over: bool,
+    /// The peer broke the protocol: nothing it sends has a meaning any more.
+    is_broken: bool,
+    /// There may be more to take than one turn did.
+    has_more: bool,
     farewell: Option<(u16, String)>,
 }
 
@@ -118,10 +127,12 @@ impl Socket {
             .read_buffer_size(SESSION_READ_BYTES)
             // Everything is handed on at once; what the peer does not take stays here.
             .write_buffer_size(0)
+            // Answers to the pings of a peer that never reads.
+            .max_write_buffer_size(SESSION_HANDED_BYTES_MAX)
             .max_message_size(Some(SESSION_MESSAGE_BYTES_MAX))
             .max_frame_size(Some(SESSION_MESSAGE_BYTES_MAX));
         let now = Instant::now();
-        let stream = Stream { conn, heard: now };
+        let stream = Stream { conn, heard: now, is_full: false };
         Socket {
             stream: WebSocket::from_partially_read(stream, ahead, Role::Server, Some(config)),
             desk,
@@ -134,6 +145,8 @@ impl Socket {
             handed_bytes: 0,
             pinged: now,
             is_over: false,
+            is_broken: false,
+            has_more: false,
             farewell: None,
         }
     }
@@ -156,9 +169,10 @@ impl Socket {
             }
             let now = Instant::now();
             let at_once = is_news || has_room_again;
-            let mut wake = if at_once { now } else { self.next_look(now) };
+            let is_busy = at_once || self.has_more;
+            let mut wake = if is_busy { now } else { self.next_look(now) };
             wake = until.map_or(wake, |until| until.min(wake));
-            if self.poll(sources, wake) || at_once {
+            if self.poll(sources, wake, true) || at_once {
                 return Turn::Ready;
             }
             if until.is_some_and(|until| Instant::now() >= until) {
@@ -221,8 +235,17 @@ impl Socket {
 
     /// Takes what has come, as far as there is room: frames inside tungstenite wake no poll.
     fn fetch(&mut self) {
-        while !self.is_over && self.input_bytes < SESSION_INPUT_BYTES_MAX {
+        self.has_more = false;
+        for turn in 0.. {
+            if self.is_over || self.input_bytes >= SESSION_INPUT_BYTES_MAX {
+                break;
+            }
             self.input_full_since = None;
+            // A peer that sends without end must not keep us from everything else.
+            self.has_more = turn >= SESSION_FRAMES_A_TURN;
+            if self.has_more {
+                return;
+            }
             let message = match self.stream.read() {
                 Ok(Frame::Text(text)) => Message::Text(text.as_str().to_owned()),
                 Ok(Frame::Binary(bytes)) => Message::Binary(bytes.into()),
@@ -247,8 +270,17 @@ impl Socket {
     fn heed(&mut self, error: &Error) {
         match error {
             Error::Io(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => self.is_over = true,
+            Error::Protocol(_) => self.break_off(PROTOCOL_ERROR, error),
+            Error::Utf8(_) => self.break_off(NOT_UTF8, error),
+            Error::Capacity(_) => self.break_off(TOO_BIG, error),
             _ => self.is_over = true,
         }
+    }
+
+    fn break_off(&mut self, code: u16, error: &Error) {
+        (self.is_over, self.is_broken) = (true, true);
+        self.close(code, error.to_string());
     }
 
     /// Pings a peer that was not heard of, and gives one up that stays silent.
@@ -259,7 +291,9 @@ impl Socket {
             self.is_over = true;
         } else if silent >= SESSION_PING_EVERY && self.pinged.elapsed() >= SESSION_PING_EVERY {
             self.pinged = Instant::now();
-            self.send(Frame::Ping(Default::default()));
+            // Before what waits: a peer that takes it slowly is to answer in time.
+            self.output.push_front(Frame::Ping(Default::default()));
+            self.flush();
         }
     }
 
@@ -276,7 +310,7 @@ impl Socket {
     }
 
     /// Whether one of `sources` was ready before `until`.
-    fn poll(&self, sources: &mut [Source<'_>], until: Instant) -> bool {
+    fn poll(&mut self, sources: &mut [Source<'_>], until: Instant, hears_stop: bool) -> bool {
         let mut wanted = PollFlags::empty();
         if self.input_full_since.is_none() {
             wanted |= PollFlags::POLLIN;
@@ -285,13 +319,21 @@ impl Socket {
             wanted |= PollFlags::POLLOUT;
         }
         let socket = PollFd::new(self.stream.get_ref().conn.socket.as_fd(), wanted);
-        let bell = PollFd::new(self.desk.stop_bell.as_fd(), PollFlags::POLLIN);
+        let stop = if hears_stop { PollFlags::POLLIN } else { PollFlags::empty() };
+        let bell = PollFd::new(self.desk.stop_bell.as_fd(), stop);
         let fds = sources.iter().map(|source| PollFd::new(source.fd, source.wanted));
         let mut fds: Vec<PollFd<'_>> = [socket, bell].into_iter().chain(fds).collect();
         // It fails for want of memory only; then nothing is ready.
         let _ = wait(&mut fds, until);
         let ready: Vec<PollFlags> =
             fds[2..].iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
+        let broken = PollFlags::POLLERR | PollFlags::POLLHUP;
+        let is_broken = fds[0].revents().is_some_and(|events| events.intersects(broken));
+        drop(fds);
+        // Where nothing is read the end would not be seen, and would wake us again and again.
+        if is_broken && self.input_full_since.is_some() {
+            self.is_over = true;
+        }
         for (source, ready) in sources.iter_mut().zip(&ready) {
             source.ready = *ready;
         }
@@ -300,37 +342,49 @@ impl Socket {
 
     /// Says goodbye, and gives the peer a moment to hear what was sent before.
     fn leave(&mut self) {
-        let is_stopping = self.desk.is_stopping();
-        let until =
-            Instant::now() + if is_stopping { SESSION_LINGER_AT_STOP } else { SESSION_LINGER };
-        let fallback = if is_stopping {
-            (GOING_AWAY, "the runner stops".to_owned())
-        } else {
-            (NORMAL, String::new())
+        if self.is_over && self.farewell.is_none() {
+            return;
+        }
+        let mut until = Instant::now() + SESSION_LINGER;
+        let mut hears_stop = true;
+        let fallback = match self.desk.is_stopping() {
+            true => (GOING_AWAY, "the runner stops".to_owned()),
+            false => (NORMAL, String::new()),
         };
-        let (code, reason) = self.farewell.take().unwrap_or(fallback);
-        let frame = CloseFrame { code: code.into(), reason: reason.into() };
+        let (code, mut reason) = self.farewell.take().unwrap_or(fallback);
+        while reason.len() > SESSION_REASON_BYTES_MAX {
+            reason.pop();
+        }
         self.is_over = false;
-        self.input.clear();
-        self.input_bytes = 0;
-        self.send(Frame::Close(Some(frame)));
+        self.send(Frame::Close(Some(CloseFrame { code: code.into(), reason: reason.into() })));
         while !self.is_over && Instant::now() < until {
-            self.fetch();
+            if hears_stop && self.desk.is_stopping() {
+                hears_stop = false;
+                until = until.min(Instant::now() + SESSION_LINGER_AT_STOP);
+            }
+            if self.is_broken {
+                self.is_over = self.stream.get_mut().discard();
+            } else {
+                self.fetch();
+            }
             self.input.clear();
             self.input_bytes = 0;
             self.flush();
-            if !self.is_over {
-                self.poll(&mut [], until);
+            if !self.is_over && !self.has_more {
+                self.poll(&mut [], until, hears_stop);
             }
         }
     }
 }
 
+/// What a message takes beside its content: an empty one is not nothing.
+const MESSAGE_OWN_BYTES: usize = 64;
+
 impl Message {
     fn bytes(&self) -> usize {
         match self {
-            Message::Text(text) => text.len(),
-            Message::Binary(bytes) => bytes.len(),
+            Message::Text(text) => MESSAGE_OWN_BYTES + text.len(),
+            Message::Binary(bytes) => MESSAGE_OWN_BYTES + bytes.len(),
         }
     }
 }
@@ -353,6 +407,24 @@ struct Stream {
     conn: Box<Conn>,
     /// When the peer was last heard of.
     heard: Instant,
+    /// The kernel had no room for more: when it has again, the peer has taken something.
+    is_full: bool,
+}
+
+impl Stream {
+    /// Throws away what has come; true at the end.
+    fn discard(&self) -> bool {
+        let mut scratch = [0; 4096];
+        // Bounded: the caller comes again.
+        for _ in 0..SESSION_FRAMES_A_TURN {
+            match self.conn.socket.receive(&mut scratch) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() != ErrorKind::WouldBlock,
+            }
+        }
+        false
+    }
 }
 
 impl Read for Stream {
@@ -365,7 +437,13 @@ impl Read for Stream {
 
 impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.conn.socket.send(&[IoSlice::new(bytes)])
+        let sent = self.conn.socket.send(&[IoSlice::new(bytes)]);
+        match &sent {
+            Ok(_) if std::mem::take(&mut self.is_full) => self.heard = Instant::now(),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => self.is_full = true,
+            Ok(_) | Err(_) => {}
+        }
+        sent
     }
 
     fn flush(&mut self) -> io::Result<()> {

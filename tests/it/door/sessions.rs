@@ -164,25 +164,45 @@ fn fragments_with_a_ping_between_them_are_one_message_and_a_pong() {
 }
 
 #[test]
-fn peers_that_break_the_protocol_lose_their_session_only() {
+fn peers_that_break_the_protocol_are_told_how_and_lose_their_session_only() {
     let house = House::usual();
-    let unmasked = b"\x81\x02hi".to_vec();
-    let reserved_bits = frame(0xf1, b"hi");
-    let unknown_opcode = frame(0x83, b"hi");
-    let no_utf8 = frame(0x81, b"\xff\xfe");
-    let stray_continuation = frame(0x80, b"hi");
+    let unmasked = (b"\x81\x02hi".to_vec(), 1002);
+    let reserved_bits = (frame(0xf1, b"hi"), 1002);
+    let unknown_opcode = (frame(0x83, b"hi"), 1002);
+    let stray_continuation = (frame(0x80, b"hi"), 1002);
+    let no_utf8 = (frame(0x81, b"\xff\xfe"), 1007);
     let mut too_long = vec![0x82, 0xff];
     too_long.extend_from_slice(&(SESSION_MESSAGE_BYTES_MAX as u64 + 1).to_be_bytes());
     too_long.extend_from_slice(&[0; 64]);
-    let all = [unmasked, reserved_bits, unknown_opcode, no_utf8, stray_continuation, too_long];
+    let all =
+        [unmasked, reserved_bits, unknown_opcode, stray_continuation, no_utf8, (too_long, 1009)];
     let count = all.len();
-    for bytes in all {
+    for (bytes, code) in all {
         let mut socket = Socket::open(house.address, "/ws/echo");
         socket.send_raw(&bytes).unwrap();
-        socket.wait_end();
+        assert_eq!(socket.wait_close(), code, "{bytes:x?}");
     }
     eventually("all ended", || house.hall.sessions_ended.load(Ordering::SeqCst) == count);
     house.assert_healthy();
+}
+
+#[test]
+fn peer_that_pings_without_end_and_never_reads_is_bounded_and_stops_with_the_runner() {
+    let mut house = House::usual();
+    let mut socket = Socket::open(house.address, "/ws/echo");
+    let pings = frame(0x89, &[7; 125 - 4]).repeat(1000);
+    socket.stream().set_nonblocking(true).unwrap();
+    let flood = std::thread::spawn(move || {
+        let end = std::time::Instant::now() + Duration::from_secs(3);
+        while std::time::Instant::now() < end {
+            let _ = socket.send_raw(&pings);
+        }
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    house.assert_healthy();
+    house.stop.raise();
+    assert!(house.server.take().unwrap().join(Duration::from_millis(1500)));
+    flood.join().unwrap();
 }
 
 #[test]
