@@ -225,6 +225,14 @@ pub const SESSION_HANDED_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const SESSION_FRAMES_A_TURN: usize = 64;
 /// A close frame holds 125 bytes with its code.
 pub const SESSION_REASON_BYTES_MAX: usize = 120;
+/// Input that a shell has not taken: a large paste; the peer waits with what is beyond.
+pub const TERMINAL_INPUT_BYTES_MAX: usize = 256 * 1024;
+/// Output in one message. Escaped as JSON it can become six times as long, below the 1 MiB of rule 5.
+pub const TERMINAL_PIECE_BYTES: usize = 32 * 1024;
+/// Between the hang-up and the kill of what a terminal leaves behind.
+pub const TERMINAL_END_GRACE: Duration = Duration::from_millis(500);
+pub const TERMINAL_LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 /// The contract's keep-alive: a ping after 20 s of silence, 20 s more for any sign of life.
 pub const SESSION_PING_EVERY: Duration = Duration::from_secs(20);
 pub const SESSION_SILENCE_MAX: Duration = Duration::from_secs(40);

@@ -51,7 +51,7 @@ impl Fault {
 fn status(error: &OpError) -> u16 {
     match error {
         // Contract 8.2.
-        OpError::NotRunning(_) | OpError::NothingToWatch => 400,
+        OpError::NotRunning(_) | OpError::NothingToWatch | OpError::NoShell(_) => 400,
         OpError::NotKnown(_) => 404,
         OpError::InUse(_) | OpError::Denied { .. } => 409,
         OpError::Busy { .. } | OpError::TimedOut { .. } | OpError::Stopping => 503,

@@ -8,6 +8,7 @@ pub mod query;
 pub mod spec;
 pub mod task_view;
 pub mod tasks;
+pub mod terminal;
 pub mod watch;
 
 use crate::limits::EXECUTE_BODY_BYTES_MAX;
@@ -25,7 +26,8 @@ pub static ROUTES: &[Route<Node>] = &[
     // contract 1.5
     get("/api/docker/images", images::list).slow(),
     post("/api/docker/sync/{name}", images::sync).slow(),
-    // contract 2.2
+    // contract 2.1, 2.2
+    socket("/ws/task/{task_id}/terminal", terminal::open),
     socket("/ws/fs/{task_id}/watch", watch::open),
     // ours (design D15)
     get("/health", node::health).urgent(),

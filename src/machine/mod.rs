@@ -9,6 +9,7 @@ pub mod identity;
 pub mod kernel_log;
 pub mod pin;
 pub mod process;
+pub mod process_session;
 pub mod random;
 pub mod root;
 pub mod topology;

@@ -28,6 +28,8 @@ pub enum OpError {
     },
     /// What happens inside of it needs a running container.
     NotRunning(TaskId),
+    /// Neither bash nor sh is in the image.
+    NoShell(TaskId),
     /// None of the paths is a directory that may be watched.
     NothingToWatch,
     /// The system has no room for one more watch.
@@ -96,6 +98,9 @@ impl fmt::Display for OpError {
                 write!(f, "task {id} can't be {verb}: {why}")
             }
             OpError::NotRunning(id) => write!(f, "task {id} is not running"),
+            OpError::NoShell(id) => {
+                write!(f, "the image of task {id} has no shell: neither /bin/bash nor /bin/sh")
+            }
             OpError::NothingToWatch => {
                 f.write_str("none of the paths is a directory in the container")
             }
@@ -138,6 +143,7 @@ impl std::error::Error for OpError {
             | OpError::InUse(_)
             | OpError::NotRunning(_)
             | OpError::NothingToWatch
+            | OpError::NoShell(_)
             | OpError::Denied { .. }
             | OpError::LocalTempMissing(_)
             | OpError::Busy { .. }

@@ -12,6 +12,7 @@ pub mod node;
 pub mod reports;
 pub mod shared_dir;
 pub mod task;
+pub mod terminal;
 pub mod watch;
 
 pub use error::OpError;
