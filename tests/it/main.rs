@@ -67,6 +67,8 @@ mod state_calls;
 mod supervisor;
 /// The terminal: the raw connection below it, against the real Engine and one that misbehaves.
 mod terminal;
+/// The terminal row on real containers.
+mod terminal_rows;
 /// Watch sessions: what a peer hears of files, and what is left when it goes.
 mod watch;
 /// The watch row on real containers.

@@ -1,0 +1,177 @@
+//! `/ws/task/{task_id}/terminal` on real containers (contract 2.1): what a peer types and reads, and
+//! what is left in the container when it goes.
+
+use serde_json::json;
+use tungstenite::Message;
+
+use crate::kit::{
+    Daemon, SOON, Socket, docker, execute, execute_body, image, running, task_container, unique_id,
+    wait_until, with,
+};
+
+/// A terminal that is up, and what it has said.
+struct Terminal {
+    socket: Socket,
+    said: String,
+}
+
+impl Terminal {
+    fn open(daemon: &Daemon, id: u64) -> Terminal {
+        let mut socket = daemon.socket(&format!("/ws/task/{id}/terminal"));
+        assert_eq!(socket.next_json(), json!({ "type": "output", "data": "" }));
+        Terminal { socket, said: String::new() }
+    }
+
+    fn enter(&mut self, text: &str) {
+        self.socket.send_json(&json!({ "type": "input", "data": text }));
+    }
+
+    /// Reads until the output has `text`.
+    #[track_caller]
+    fn until(&mut self, text: &str) {
+        while !self.said.contains(text) {
+            let message = self.socket.next_json();
+            assert_eq!(message["type"], "output", "{message}");
+            self.said.push_str(message["data"].as_str().expect("a text"));
+        }
+    }
+}
+
+fn refused(daemon: &Daemon, id: u64) -> (String, u16) {
+    let mut socket = daemon.socket(&format!("/ws/task/{id}/terminal"));
+    let message = socket.next_json();
+    assert_eq!(message["type"], "error", "{message}");
+    (message["data"].as_str().expect("a text").to_owned(), socket.wait_close())
+}
+
+/// Command lines of what runs in the container.
+fn processes(id: u64) -> String {
+    docker(&["top", &task_container(id), "-eo", "pid,args"])
+}
+
+#[test]
+fn shell_answers_and_its_exit_closes_with_1000() {
+    let daemon = Daemon::builder().start();
+    let id = running(&daemon, "sleep 600");
+    let mut terminal = Terminal::open(&daemon, id);
+    terminal.enter("echo $((40+2))$TERM\n");
+    terminal.until("42xterm-256color");
+    terminal.enter("exit\n");
+    assert_eq!(terminal.socket.wait_close(), 1000);
+    daemon.wait_status(id, "running");
+}
+
+#[test]
+fn first_message_of_any_kind_is_heeded() {
+    let daemon = Daemon::builder().start();
+    let id = running(&daemon, "sleep 600");
+    let mut socket = daemon.socket(&format!("/ws/task/{id}/terminal"));
+    socket.send_json(&json!({ "type": "input", "data": "echo a''b\n" }));
+    assert_eq!(socket.next_json(), json!({ "type": "output", "data": "" }));
+    Terminal { socket, said: String::new() }.until("ab\r\n");
+}
+
+#[test]
+fn size_of_the_window_reaches_the_shell_and_the_last_one_counts() {
+    let daemon = Daemon::builder().start();
+    let body = with(
+        execute_body(&daemon, unique_id(), "sleep 600"),
+        json!({ "registry_image": image("debian") }),
+    );
+    let id = daemon.submit(&body);
+    daemon.wait_status(id, "running");
+    let mut terminal = Terminal::open(&daemon, id);
+    for rows in [10, 20, 33] {
+        terminal.socket.send_json(&json!({ "type": "resize", "rows": rows, "cols": 101 }));
+    }
+    assert!(wait_until(SOON, || {
+        terminal.said.clear();
+        terminal.enter("stty size; echo $BASH; echo D''ONE\n");
+        terminal.until("DONE");
+        terminal.said.contains("33 101") && terminal.said.contains("/bin/bash")
+    }));
+}
+
+#[test]
+fn nonsense_is_ignored() {
+    let daemon = Daemon::builder().start();
+    let id = running(&daemon, "sleep 600");
+    let mut terminal = Terminal::open(&daemon, id);
+    terminal.socket.send(Message::text("no json"));
+    terminal.socket.send(Message::text("[]"));
+    terminal.socket.send(Message::binary(vec![3, 4]));
+    terminal.socket.send_json(&json!({ "type": "resize", "rows": 0, "cols": "x" }));
+    terminal.socket.send_json(&json!({ "type": "input" }));
+    terminal.enter("echo a''b\n");
+    terminal.until("ab\r\n");
+}
+
+#[test]
+fn terminal_that_can_not_be_had_is_one_error_and_a_close_that_tells_why() {
+    let daemon = Daemon::builder().start();
+    assert_eq!(refused(&daemon, 7).1, 1008);
+    let over = execute(&daemon, "true");
+    daemon.wait_over(over);
+    assert_eq!(refused(&daemon, over).1, 1008);
+    let paused = running(&daemon, "sleep 600");
+    daemon.control("pause", paused).expect(200);
+    daemon.wait_status(paused, "paused");
+    assert_eq!(refused(&daemon, paused).1, 1008);
+    assert_eq!(Socket::try_open(daemon.socket_address(), "/ws/task/x/terminal").unwrap_err(), 403);
+}
+
+#[test]
+fn large_output_comes_whole_and_in_order() {
+    let daemon = Daemon::builder().start();
+    let id = running(&daemon, "sleep 600");
+    let mut terminal = Terminal::open(&daemon, id);
+    terminal.enter("stty -onlcr; PS1=; echo BE''GIN; seq 1 1000000; echo EN''D\n");
+    terminal.until("END\n");
+    let from = terminal.said.find("BEGIN\n").expect("the begin") + "BEGIN\n".len();
+    let mut expected = 1;
+    for line in terminal.said[from..].lines().take(1_000_000) {
+        assert_eq!(line, expected.to_string());
+        expected += 1;
+    }
+    assert_eq!(expected, 1_000_001);
+}
+
+#[test]
+fn peer_that_leaves_ends_the_shell_and_its_jobs_but_no_session_of_its_own_and_nobody_else() {
+    let daemon = Daemon::builder().start();
+    let id = running(&daemon, "sleep 600");
+    let mut stays = Terminal::open(&daemon, id);
+    stays.enter("sleep 1001 &\n");
+    let mut leaves = Terminal::open(&daemon, id);
+    leaves.enter("sleep 1002 &\n");
+    leaves.enter("(trap '' HUP; sleep 1003) &\n");
+    leaves.enter("setsid sleep 1004 &\n");
+    let has = |seconds: &str| processes(id).contains(&format!("sleep {seconds}"));
+    assert!(wait_until(SOON, || ["1001", "1002", "1003", "1004"].iter().all(|job| has(job))));
+    drop(leaves);
+    assert!(wait_until(SOON, || !has("1002") && !has("1003")));
+    assert!(has("1001") && has("1004") && has("600"));
+    stays.enter("echo a''b\n");
+    stays.until("ab\r\n");
+}
+
+#[test]
+fn stop_of_the_runner_ends_its_shells() {
+    let mut daemon = Daemon::builder().start();
+    let id = running(&daemon, "sleep 600");
+    let mut terminal = Terminal::open(&daemon, id);
+    terminal.enter("sleep 1005\n");
+    assert!(wait_until(SOON, || processes(id).contains("sleep 1005")));
+    daemon.stop();
+    assert!(wait_until(SOON, || !processes(id).contains("sleep 1005")));
+}
+
+#[test]
+fn image_without_a_shell_is_told_so() {
+    let daemon = Daemon::builder().start();
+    let id = running(&daemon, "sleep 600");
+    docker(&["exec", &task_container(id), "sh", "-c", "rm -f /bin/sh /bin/bash"]);
+    let (message, code) = refused(&daemon, id);
+    assert!(message.contains("/bin/sh"), "{message}");
+    assert_eq!(code, 1011);
+}
