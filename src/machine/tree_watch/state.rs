@@ -79,6 +79,7 @@ impl State {
         watch: WatchDescriptor,
     ) -> Registered {
         let node_full = self.holders.len() >= WATCH_DIRECTORIES_NODE_MAX;
+        let mut replaced = None;
         let outcome = match self.sessions.get_mut(&session) {
             Some(SessionState { held, current: Some(current), round, .. }) => {
                 let known = held.get_mut(&current.path).filter(|held| held.watch == watch);
@@ -91,7 +92,8 @@ impl State {
                     Registered::Over(Why::NodeBudget)
                 } else {
                     let path = current.path.clone();
-                    held.insert(path.clone(), Held { watch, round: *round });
+                    let now = Held { watch, round: *round };
+                    replaced = held.insert(path.clone(), now).map(|old| (path.clone(), old));
                     let holders = self.holders.entry(watch).or_insert_with(|| {
                         metrics::WATCHES_HELD.up();
                         Vec::new()
@@ -102,6 +104,10 @@ impl State {
             }
             _ => Registered::Gone,
         };
+        // Another directory was here, which lives on: elsewhere, or in a process that works in it.
+        if let Some(replaced) = replaced {
+            self.release(inotify, session, &[replaced]);
+        }
         if !self.holders.contains_key(&watch) {
             self.remove(inotify, watch);
         }
@@ -207,18 +213,33 @@ impl State {
         let Some(at) = self.moving.iter().position(ours) else { return state.plan(new, true) };
         let moved = self.moving.swap_remove(at);
         state.move_scans(&moved.path, Some(&new));
+        let mut over = Vec::new();
         for (old, held) in moved.watches {
             let Ok(rest) = old.strip_prefix(&moved.path) else { continue };
             let path = joined(&new, rest);
-            let holders = self.holders.get_mut(&held.watch).into_iter().flatten();
-            for holder in holders.filter(|holder| holder.session == session && holder.path == old) {
+            let Some(holders) = self.holders.get_mut(&held.watch) else { continue };
+            let is_old = |holder: &Holder| holder.session == session && holder.path == old;
+            if state.held.get(&path).is_some_and(|there| there.watch == held.watch) {
+                // A scan was here before this news.
+                holders.retain(|holder| !is_old(holder));
+                continue;
+            }
+            for holder in holders.iter_mut().filter(|holder| is_old(holder)) {
                 holder.path.clone_from(&path);
             }
-            state.held.insert(path, Held { round: state.round, ..held });
+            let now = Held { round: state.round, ..held };
+            if let Some(replaced) = state.held.insert(path.clone(), now) {
+                over.push((path, replaced));
+            }
         }
         // What was made in there before the first scan had come by is found now.
         if !state.held.contains_key(&new) {
-            state.plan(new, true);
+            state.plan(new.clone(), true);
+        }
+        // What the rename has replaced is over, as if it had been moved away.
+        if !over.is_empty() {
+            let since = Instant::now();
+            self.moving.push(Moving { cookie: 0, session, path: new, watches: over, since });
         }
     }
 

@@ -292,3 +292,63 @@ fn directories_nobody_can_read_are_told_as_not_watched() {
     let unwatched = Unwatched { first: vec![Path::new("/w").into()], count: 1, why };
     assert_eq!(session.take(), Some(Note::Unwatched(unwatched)));
 }
+
+#[test]
+fn directory_replaced_behind_a_full_queue_leaves_no_watch_of_the_old_one() {
+    let bench = bench();
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::create_dir(bench.path("dir")).unwrap();
+    let session = bench.open();
+    let held = lock(&session.inner.state);
+    for n in 0..20_000 {
+        let path = bench.path(&n.to_string());
+        fs::write(&path, "").unwrap();
+        fs::remove_file(path).unwrap();
+    }
+    fs::rename(bench.path("dir"), elsewhere.path().join("dir")).unwrap();
+    fs::create_dir(bench.path("dir")).unwrap();
+    drop(held);
+    told(&session, "Missed");
+    settle(&session);
+    fs::write(elsewhere.path().join("dir/file"), "").unwrap();
+    fs::write(bench.path("dir/last"), "").unwrap();
+    let notes = told(&session, "Create /w/dir/last");
+    assert!(!notes.iter().any(|note| note.contains("dir/file")), "{notes:?}");
+    drop(session);
+    assert_eq!(bench.kernel_watches(), 0);
+}
+
+#[test]
+fn deleted_directory_that_somebody_works_in_leaves_no_watch_after_its_session() {
+    let bench = bench();
+    fs::create_dir(bench.path("dir")).unwrap();
+    let session = bench.open();
+    let _works_in_it = fs::File::open(bench.path("dir")).unwrap();
+    fs::remove_dir(bench.path("dir")).unwrap();
+    told(&session, "Delete /w/dir/");
+    fs::create_dir(bench.path("dir")).unwrap();
+    told(&session, "Create /w/dir/");
+    settle(&session);
+    fs::write(bench.path("dir/file"), "").unwrap();
+    told(&session, "Create /w/dir/file");
+    drop(session);
+    assert_eq!(bench.kernel_watches(), 0);
+}
+
+#[test]
+fn directory_renamed_over_one_that_somebody_works_in_leaves_no_watch_after_its_session() {
+    let bench = bench();
+    fs::create_dir(bench.path("new")).unwrap();
+    fs::create_dir(bench.path("old")).unwrap();
+    let session = bench.open();
+    let _works_in_it = fs::File::open(bench.path("old")).unwrap();
+    fs::rename(bench.path("new"), bench.path("old")).unwrap();
+    told(&session, "Move /w/old/");
+    fs::write(bench.path("old/file"), "").unwrap();
+    told(&session, "Create /w/old/file");
+    until("the replaced one is not watched", || bench.kernel_watches() == 2);
+    fs::write(bench.path("old/second"), "").unwrap();
+    told(&session, "Create /w/old/second");
+    drop(session);
+    assert_eq!(bench.kernel_watches(), 0);
+}
