@@ -240,6 +240,17 @@ pub const SESSION_SILENCE_MAX: Duration = Duration::from_secs(40);
 pub const SESSION_LINGER: Duration = Duration::from_secs(2);
 pub const SESSION_LINGER_AT_STOP: Duration = Duration::from_millis(200);
 
+// ── files ────────────────────────────────────────────────────────────────────────────────────
+
+/// Contract 8.4: names of one list, bytes of one read, bytes of one write.
+pub const LIST_ENTRIES_MAX: usize = 1000;
+pub const READ_BYTES_MAX: usize = 10 * 1024 * 1024;
+pub const WRITE_BYTES_MAX: usize = 50 * 1024 * 1024;
+/// A write's JSON: base64 is a third longer, and text may be escaped to twice its length.
+pub const WRITE_BODY_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Directories in directories that are removed; each holds a descriptor meanwhile, and some stack.
+pub const TREE_DEPTH_MAX: usize = 128;
+
 // ── store ────────────────────────────────────────────────────────────────────────────────────
 
 /// The map of tasks gives memory back once it is this many times larger than needed; a small one never.

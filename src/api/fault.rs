@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::model::ids::{NotATaskId, TaskId};
 use crate::ops::OpError;
+use crate::ops::files::FileFault;
 use crate::serve::Reply;
 use crate::wire::api::fields::Invalid;
 
@@ -52,6 +53,8 @@ fn status(error: &OpError) -> u16 {
     match error {
         // Contract 8.2.
         OpError::NotRunning(_) | OpError::NothingToWatch | OpError::NoShell(_) => 400,
+        OpError::NotRunning(_) | OpError::NothingToWatch => 400,
+        OpError::File { fault, .. } => file_status(fault),
         OpError::NotKnown(_) => 404,
         OpError::InUse(_) | OpError::Denied { .. } => 409,
         OpError::Busy { .. } | OpError::TimedOut { .. } | OpError::Stopping => 503,
@@ -65,6 +68,23 @@ fn status(error: &OpError) -> u16 {
         | OpError::Unreadable { .. }
         | OpError::NoRandomness(_)
         | OpError::Store(_) => 500,
+    }
+}
+
+/// Contract 8.3.
+fn file_status(fault: &FileFault) -> u16 {
+    match fault {
+        FileFault::Path(_)
+        | FileFault::NotADirectory
+        | FileFault::IsADirectory
+        | FileFault::NotAFile
+        | FileFault::NotRecursive
+        | FileFault::NotBase64 => 400,
+        FileFault::Denied => 403,
+        FileFault::Missing => 404,
+        FileFault::Exists => 409,
+        FileFault::TooLarge => 413,
+        FileFault::System(_) => 500,
     }
 }
 

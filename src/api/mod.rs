@@ -2,6 +2,7 @@
 //! Handlers read a call into a model type, ask `ops`, and answer; they hold no policy.
 
 pub mod fault;
+pub mod files;
 pub mod images;
 pub mod node;
 pub mod query;
@@ -11,9 +12,9 @@ pub mod tasks;
 pub mod terminal;
 pub mod watch;
 
-use crate::limits::EXECUTE_BODY_BYTES_MAX;
+use crate::limits::{EXECUTE_BODY_BYTES_MAX, WRITE_BODY_BYTES_MAX};
 use crate::ops::Node;
-use crate::serve::{Route, get, post, socket};
+use crate::serve::{Route, delete, get, post, socket};
 
 /// Every row there is.
 #[rustfmt::skip]
@@ -29,6 +30,14 @@ pub static ROUTES: &[Route<Node>] = &[
     // contract 2.1, 2.2
     socket("/ws/task/{task_id}/terminal", terminal::open),
     socket("/ws/fs/{task_id}/watch", watch::open),
+    // contract 8
+    get("/api/fs/{task_id}/list", files::list),
+    get("/api/fs/{task_id}/read", files::read),
+    post("/api/fs/{task_id}/write", files::write).body_max(WRITE_BODY_BYTES_MAX),
+    post("/api/fs/{task_id}/mkdir", files::mkdir),
+    post("/api/fs/{task_id}/rename", files::rename),
+    delete("/api/fs/{task_id}/delete", files::delete),
+    get("/api/fs/{task_id}/stat", files::stat),
     // ours (design D15)
     get("/health", node::health).urgent(),
     get("/metrics", node::metrics).urgent(),

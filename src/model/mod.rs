@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod cpu_list;
+pub mod guest_path;
 pub mod ids;
 pub mod phase;
 pub mod placement;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::files::FileFault;
 use super::images::ImageFault;
 use crate::docker::DockerError;
 use crate::machine::process::PinFault;
@@ -34,6 +35,11 @@ pub enum OpError {
     NothingToWatch,
     /// The system has no room for one more watch.
     NoWatch(io::Error),
+    /// A file inside a container.
+    File {
+        path: String,
+        fault: FileFault,
+    },
     /// This machine does not let us into the container.
     NoWayIn {
         id: TaskId,
@@ -97,6 +103,7 @@ impl fmt::Display for OpError {
                 };
                 write!(f, "task {id} can't be {verb}: {why}")
             }
+            OpError::File { path, fault } => write!(f, "{path}: {fault}"),
             OpError::NotRunning(id) => write!(f, "task {id} is not running"),
             OpError::NoShell(id) => {
                 write!(f, "the image of task {id} has no shell: neither /bin/bash nor /bin/sh")
@@ -139,6 +146,7 @@ impl std::error::Error for OpError {
             | OpError::NoWatch(source) => Some(source),
             OpError::Image(fault) => Some(&**fault),
             OpError::NoWayIn { fault, .. } => Some(fault),
+            OpError::File { fault, .. } => Some(fault),
             OpError::NotKnown(_)
             | OpError::InUse(_)
             | OpError::NotRunning(_)

@@ -3,6 +3,7 @@
 
 pub mod error;
 pub mod events;
+pub mod files;
 pub mod files_thread;
 pub mod health;
 pub mod images;

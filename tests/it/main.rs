@@ -24,6 +24,8 @@ mod engine_away;
 mod engine_faults;
 /// A command task from its dispatch to its end: outcomes, reports, script, container, images.
 mod execute;
+/// The rows of files inside containers.
+mod files;
 /// Pause and resume at the real Engine.
 mod freeze;
 /// Disks without room: for records, for output, for scratch files.

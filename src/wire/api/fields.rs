@@ -202,6 +202,20 @@ pub fn integer(value: &Value) -> Result<i64, Wrong> {
     }
 }
 
+/// A truth value in any spelling of contract 1.0.
+pub fn boolean(value: &Value) -> Result<bool, Wrong> {
+    const MSG: &str = "Input should be a valid boolean, unable to interpret input";
+    let known = match value {
+        Value::Bool(flag) => Some(*flag),
+        Value::String(text) => boolean_word(text),
+        Value::Number(number) if number.as_f64() == Some(0.0) => Some(false),
+        Value::Number(number) if number.as_f64() == Some(1.0) => Some(true),
+        Value::Number(_) => None,
+        _ => return Err(wrong("bool_type", "Input should be a valid boolean", value)),
+    };
+    known.ok_or_else(|| wrong("bool_parsing", MSG, value))
+}
+
 /// A string, and nothing that would have to be turned into one.
 pub fn string(value: &Value) -> Result<String, Wrong> {
     match value {

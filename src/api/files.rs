@@ -1,0 +1,319 @@
+//! Rows of files inside a container (contract 8): calls read, answers written, errors left to
+//! `fault`. The work is `ops::files`'s, on a files thread.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::fault::Fault;
+use super::query::{flag, number};
+use crate::limits::{READ_BYTES_MAX, SHARED_STORAGE_DEADLINE, WRITE_BYTES_MAX};
+use crate::model::guest_path::GuestPath;
+use crate::model::ids::{NotATaskId, TaskId};
+use crate::model::time::Stamp;
+use crate::ops::files::{self, FileFault, Guest, Kind, change, within};
+use crate::ops::files_thread::{hand_to_files_thread, shared_storage_hangs};
+use crate::ops::{Node, OpError};
+use crate::serve::{Answer, Call, Reply};
+use crate::wire::api::fields::{Fields, Invalid, boolean, string};
+use crate::wire::api::files::{
+    About, Content, Entry, List, from_base64, is_binary_name, permissions, to_base64,
+};
+
+/// `GET list`.
+pub fn list(node: &Arc<Node>, call: Call) -> Answer {
+    let given = || -> Result<_, Fault> {
+        let path = guest_path(call.query("path").unwrap_or("/"))?;
+        let cursor = call.query("cursor").unwrap_or_default().to_owned();
+        Ok((task(&call)?, path, flag(&call, "show_hidden")?, cursor))
+    };
+    let (id, path, show_hidden, cursor) = match given() {
+        Ok(given) => given,
+        Err(fault) => return Reply::from(fault).into(),
+    };
+    answer(node, call, id, path, move |guest, path| {
+        let (entries, has_more) = files::list::list(guest, path, show_hidden, &unshown(&cursor))?;
+        let cursor = entries.last().filter(|_| has_more).map(|entry| shown(&entry.name));
+        let entries = entries.into_iter().map(|entry| {
+            let name = shown(&entry.name);
+            let size = match entry.kind {
+                Kind::File => i64::try_from(entry.size_bytes).unwrap_or(i64::MAX),
+                Kind::Directory | Kind::Symlink | Kind::Other => -1,
+            };
+            Entry {
+                path: path.join(&name),
+                name,
+                kind: kind(entry.kind),
+                size,
+                mtime: mtime(entry.changed),
+                permissions: permissions(entry.mode),
+            }
+        });
+        let list = List {
+            path: path.as_str().to_owned(),
+            entries: entries.collect(),
+            parent: path.parent().map(|parent| parent.as_str().to_owned()),
+            cursor,
+        };
+        Ok(Reply::json(200, &list))
+    })
+}
+
+/// `GET read`.
+pub fn read(node: &Arc<Node>, call: Call) -> Answer {
+    let given = || -> Result<_, Fault> {
+        let path = path_in_query(&call)?;
+        let as_text = is_text(call.query("encoding").unwrap_or("utf-8"), "query")?;
+        let limit =
+            call.query("limit").unwrap_or("10485760").trim().parse::<i64>().map_err(|_| {
+                let input = call.query("limit").unwrap_or_default();
+                Invalid::value("query", "limit", "must be a whole number", input.into())
+            })?;
+        let limit = usize::try_from(limit).unwrap_or(0).min(READ_BYTES_MAX);
+        Ok((task(&call)?, path, as_text, limit, number(&call, "offset")?))
+    };
+    let (id, path, as_text, limit, offset) = match given() {
+        Ok(given) => given,
+        Err(fault) => return Reply::from(fault).into(),
+    };
+    answer(node, call, id, path, move |guest, path| {
+        let (bytes, truncated) = files::read::read(guest, path, offset, limit)?;
+        let text = if as_text { text_of(bytes, truncated) } else { Err(bytes) };
+        let path = path.as_str().to_owned();
+        Ok(Reply::json(
+            200,
+            &match text {
+                Ok(content) => {
+                    let size = content.len();
+                    Content { path, content, encoding: "utf-8", size, truncated, is_binary: false }
+                }
+                Err(bytes) => {
+                    let (content, size) = (to_base64(&bytes), bytes.len());
+                    Content {
+                        path,
+                        content,
+                        encoding: "base64",
+                        size,
+                        truncated,
+                        is_binary: as_text,
+                    }
+                }
+            },
+        ))
+    })
+}
+
+/// `POST write`.
+pub fn write(node: &Arc<Node>, call: Call) -> Answer {
+    let given = || -> Result<_, Fault> {
+        let mut fields = Fields::of_body(call.body())?;
+        let path = fields.need("path", string);
+        let content = fields.need("content", string);
+        let encoding = fields.or("encoding", "utf-8".to_owned(), string);
+        let parents = fields.or("create_parents", true, boolean);
+        fields.done(())?;
+        let as_text = is_text(&encoding, "body")?;
+        let path = guest_path(&path)?;
+        let fault = |fault| OpError::File { path: path.as_str().to_owned(), fault };
+        let bytes = match as_text {
+            true => content.into_bytes(),
+            false => from_base64(&content).ok_or_else(|| fault(FileFault::NotBase64))?,
+        };
+        if bytes.len() > WRITE_BYTES_MAX {
+            return Err(fault(FileFault::TooLarge).into());
+        }
+        Ok((task(&call)?, path, bytes, parents))
+    };
+    let (id, path, bytes, parents) = match given() {
+        Ok(given) => given,
+        Err(fault) => return Reply::from(fault).into(),
+    };
+    answer(node, call, id, path, move |guest, path| {
+        files::write::write(guest, path, &bytes, parents)?;
+        let done = json!({ "path": path.as_str(), "size": bytes.len(), "success": true });
+        Ok(Reply::json(200, &done))
+    })
+}
+
+/// `POST mkdir`.
+pub fn mkdir(node: &Arc<Node>, call: Call) -> Answer {
+    let given = || -> Result<_, Fault> {
+        let mut fields = Fields::of_body(call.body())?;
+        let path = fields.need("path", string);
+        let parents = fields.or("parents", true, boolean);
+        fields.done(())?;
+        let path = guest_path(&path)?;
+        Ok((task(&call)?, path, parents))
+    };
+    let (id, path, parents) = match given() {
+        Ok(given) => given,
+        Err(fault) => return Reply::from(fault).into(),
+    };
+    answer(node, call, id, path, move |guest, path| {
+        change::make_directory(guest, path, parents)?;
+        let done = json!({ "message": "Directory created.", "path": path.as_str() });
+        Ok(Reply::json(200, &done))
+    })
+}
+
+/// `POST rename`.
+pub fn rename(node: &Arc<Node>, call: Call) -> Answer {
+    let given = || -> Result<_, Fault> {
+        let mut fields = Fields::of_body(call.body())?;
+        let source = fields.need("source", string);
+        let destination = fields.need("destination", string);
+        let overwrite = fields.or("overwrite", false, boolean);
+        fields.done(())?;
+        let (source, destination) = (guest_path(&source)?, guest_path(&destination)?);
+        Ok((task(&call)?, source, destination, overwrite))
+    };
+    let (id, source, destination, overwrite) = match given() {
+        Ok(given) => given,
+        Err(fault) => return Reply::from(fault).into(),
+    };
+    answer(node, call, id, source, move |guest, source| {
+        change::rename(guest, source, &destination, overwrite)?;
+        let done = json!({
+            "message": "Renamed.",
+            "source": source.as_str(),
+            "destination": destination.as_str(),
+        });
+        Ok(Reply::json(200, &done))
+    })
+}
+
+/// `DELETE delete`.
+pub fn delete(node: &Arc<Node>, call: Call) -> Answer {
+    let given = || -> Result<_, Fault> {
+        let path = path_in_query(&call)?;
+        Ok((task(&call)?, path, flag(&call, "recursive")?))
+    };
+    let (id, path, recursive) = match given() {
+        Ok(given) => given,
+        Err(fault) => return Reply::from(fault).into(),
+    };
+    answer(node, call, id, path, move |guest, path| {
+        change::delete(guest, path, recursive)?;
+        Ok(Reply::json(200, &json!({ "message": "Deleted.", "path": path.as_str() })))
+    })
+}
+
+/// `GET stat`.
+pub fn stat(node: &Arc<Node>, call: Call) -> Answer {
+    let given = || -> Result<_, Fault> {
+        let path = path_in_query(&call)?;
+        Ok((task(&call)?, path))
+    };
+    let (id, path) = match given() {
+        Ok(given) => given,
+        Err(fault) => return Reply::from(fault).into(),
+    };
+    answer(node, call, id, path, move |guest, path| {
+        let about = files::stat(guest, path)?;
+        let about = About {
+            path: path.as_str().to_owned(),
+            kind: kind(about.kind),
+            size: about.size_bytes,
+            mtime: mtime(about.changed),
+            permissions: permissions(about.mode),
+            owner: about.owner,
+            is_readable: true,
+            is_writable: true,
+            is_binary: about.kind == Kind::File && is_binary_name(path.name()),
+        };
+        Ok(Reply::json(200, &about))
+    })
+}
+
+/// Parks the call, has `work` done on a files thread and answers with what comes of it.
+fn answer(
+    node: &Arc<Node>,
+    call: Call,
+    id: TaskId,
+    path: GuestPath,
+    work: impl FnOnce(&Guest<'_>, &GuestPath) -> Result<Reply, FileFault> + Send + 'static,
+) -> Answer {
+    let late = Fault::from(shared_storage_hangs()).in_reserve();
+    let (answer, responder) = call.park_for(SHARED_STORAGE_DEADLINE, late);
+    let then = Arc::clone(node);
+    hand_to_files_thread(
+        node,
+        move || within(&then, id, &path, |guest| work(guest, &path)),
+        move |done| {
+            let reply = done.and_then(|done| done).map_err(Fault::from);
+            responder.respond(reply.unwrap_or_else(Reply::from));
+        },
+    );
+    answer
+}
+
+/// An id that is no number is as unknown as any other.
+fn task(call: &Call) -> Result<TaskId, Fault> {
+    let text = call.param("task_id");
+    text.parse().map_err(|error: NotATaskId| {
+        Invalid::value("path", "task_id", error.to_string(), text.into()).into()
+    })
+}
+
+fn path_in_query(call: &Call) -> Result<GuestPath, Fault> {
+    let Some(path) = call.query("path") else {
+        return Err(Invalid::value("query", "path", "Field required", json!(null)).into());
+    };
+    guest_path(path)
+}
+
+fn guest_path(text: &str) -> Result<GuestPath, Fault> {
+    GuestPath::parse(text).map_err(|fault| {
+        OpError::File { path: text.to_owned(), fault: FileFault::Path(fault) }.into()
+    })
+}
+
+/// Whether the encoding is that of text; the other is base64.
+fn is_text(encoding: &str, place: &'static str) -> Result<bool, Fault> {
+    match encoding {
+        "utf-8" => Ok(true),
+        "base64" => Ok(false),
+        other => {
+            let msg = "Input should be 'utf-8' or 'base64'";
+            Err(Invalid::value(place, "encoding", msg, other.into()).into())
+        }
+    }
+}
+
+/// The bytes as text, without the part of a letter where the limit cut it.
+fn text_of(bytes: Vec<u8>, is_cut: bool) -> Result<String, Vec<u8>> {
+    String::from_utf8(bytes).or_else(|error| {
+        let fault = error.utf8_error();
+        let mut bytes = error.into_bytes();
+        if !is_cut || fault.error_len().is_some() || fault.valid_up_to() == 0 {
+            return Err(bytes);
+        }
+        bytes.truncate(fault.valid_up_to());
+        String::from_utf8(bytes).map_err(|error| error.into_bytes())
+    })
+}
+
+fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::File => "file",
+        Kind::Directory => "directory",
+        Kind::Symlink => "symlink",
+        Kind::Other => "other",
+    }
+}
+
+/// Naive local time, whole seconds.
+fn mtime(seconds: i64) -> String {
+    let mut text = Stamp::from_seconds(seconds).naive_local();
+    text.truncate(text.len() - ".ffffff".len());
+    text
+}
+
+/// A name as JSON can carry it; bytes outside UTF-8 are replaced, and such a file can only be listed.
+fn shown(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
+}
+
+fn unshown(cursor: &str) -> Vec<u8> {
+    cursor.as_bytes().to_vec()
+}

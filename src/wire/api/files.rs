@@ -1,0 +1,139 @@
+//! Files as the contract's section 8 writes them.
+
+use serde::Serialize;
+
+/// One name of a list.
+#[derive(Debug, Serialize)]
+pub struct Entry {
+    pub name: String,
+    pub path: String,
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// -1 for all but files.
+    pub size: i64,
+    pub mtime: String,
+    pub permissions: String,
+}
+
+/// A directory's names.
+#[derive(Debug, Serialize)]
+pub struct List {
+    pub path: String,
+    pub entries: Vec<Entry>,
+    pub parent: Option<String>,
+    /// Ours: given back as `cursor`, it asks for the names behind these; `null` at the end.
+    pub cursor: Option<String>,
+}
+
+/// A file's content.
+#[derive(Debug, Serialize)]
+pub struct Content {
+    pub path: String,
+    pub content: String,
+    pub encoding: &'static str,
+    /// Bytes of the file that are here.
+    pub size: usize,
+    pub truncated: bool,
+    pub is_binary: bool,
+}
+
+/// What is told of one name.
+#[derive(Debug, Serialize)]
+pub struct About {
+    pub path: String,
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub size: u64,
+    pub mtime: String,
+    pub permissions: String,
+    pub owner: Option<String>,
+    pub is_readable: bool,
+    pub is_writable: bool,
+    pub is_binary: bool,
+}
+
+/// The nine letters of a mode; set-id bits and the sticky one are not shown.
+pub fn permissions(mode: u32) -> String {
+    (0..9)
+        .map(|bit| if mode & (0o400 >> bit) == 0 { '-' } else { ['r', 'w', 'x'][bit % 3] })
+        .collect()
+}
+
+/// Whether the contract counts a file of this name as binary.
+pub fn is_binary_name(name: &str) -> bool {
+    const EXTENSIONS: &str = " bin exe dll so dylib o a zip tar gz bz2 xz 7z rar jpg jpeg png gif bmp \
+        ico webp mp3 wav ogg flac mp4 mkv avi pdf doc docx xls xlsx ppt pptx pyc pyo class jar war ";
+    let extension = std::path::Path::new(name).extension().and_then(|text| text.to_str());
+    extension.is_some_and(|text| {
+        EXTENSIONS.split_ascii_whitespace().any(|known| text.eq_ignore_ascii_case(known))
+    })
+}
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// Base64 with padding.
+pub fn to_base64(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let at = |index: usize| u32::from(three.get(index).copied().unwrap_or(0));
+        let bits = at(0) << 16 | at(1) << 8 | at(2);
+        for place in 0..4 {
+            let letter = ALPHABET[(bits >> (18 - 6 * place)) as usize & 63];
+            text.push(if place <= three.len() { char::from(letter) } else { '=' });
+        }
+    }
+    text
+}
+
+/// Undoes base64; what is not of its alphabet is passed over. `None` if the end is missing.
+pub fn from_base64(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    let (mut bits, mut letters, mut padding) = (0_u32, 0_usize, 0_usize);
+    for byte in text.bytes() {
+        let value = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            b'=' => {
+                padding += 1;
+                if letters >= 2 && letters + padding >= 4 {
+                    return Some(bytes);
+                }
+                continue;
+            }
+            _ => continue,
+        };
+        padding = 0;
+        bits = bits << 6 | u32::from(value);
+        letters = (letters + 1) % 4;
+        if letters != 1 {
+            let shift = [0, 0, 4, 2][letters];
+            bytes.push((bits >> shift & 0xff) as u8);
+        }
+    }
+    (letters == 0).then_some(bytes)
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn base64_is_undone_and_strange_letters_are_passed_over() {
+        for text in ["", "f", "fo", "foo", "foob", "\0\u{7f}ÿ"] {
+            assert_eq!(from_base64(&to_base64(text.as_bytes())).unwrap(), text.as_bytes());
+        }
+        assert_eq!(to_base64(b"fo"), "Zm8=");
+        assert_eq!(from_base64("Zm\n9v*Y g==").unwrap(), b"foob");
+        assert_eq!(from_base64("Zm8"), None);
+        assert_eq!(from_base64("Z==="), None);
+    }
+
+    #[test]
+    fn permissions_are_nine_letters() {
+        assert_eq!(permissions(0o104_755), "rwxr-xr-x");
+        assert_eq!(permissions(0o640), "rw-r-----");
+    }
+}
