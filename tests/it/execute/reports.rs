@@ -20,7 +20,7 @@ fn reports_come_in_order_with_every_field() {
     let host = FakeHost::start();
     let daemon = Daemon::builder().host(&host).start();
     let before = Local::now().naive_local();
-    let id = daemon.submit(&execute_body(&daemon, unique_id(), "sleep 0.2; exit 7"));
+    let id = daemon.submit(&execute_body(&daemon, unique_id(), "sleep 2; exit 7"));
     let after = Local::now().naive_local();
     let last = host.wait_final(id, SOON);
     assert_eq!(host.accepted_of(id), ["pending", "running", "failed"]);
