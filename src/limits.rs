@@ -50,6 +50,13 @@ pub const HTTP_UNFINISHED_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const HTTP_DOOR_BODY_BYTES_MAX: usize = 64 * 1024;
 /// The largest body of a row that does not say otherwise; a task with its environment is below.
 pub const HTTP_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// A body beyond this is large: so many are in memory at a time, so many callers wait for room (each
+/// with a worker), so long, and that often they look whether the server stops.
+pub const HTTP_LARGE_BODY_BYTES: usize = 4 * 1024 * 1024;
+pub const HTTP_LARGE_BODIES_MAX: usize = 2;
+pub const HTTP_LARGE_BODIES_WAITING_MAX: usize = 2;
+pub const HTTP_LARGE_BODY_PATIENCE: Duration = Duration::from_secs(15);
+pub const HTTP_LARGE_BODY_TICK: Duration = Duration::from_millis(100);
 /// One read of a body by a worker.
 pub const HTTP_READ_BYTES: usize = 64 * 1024;
 /// The line before a chunk: a size and extensions that nobody sends.
@@ -248,8 +255,15 @@ pub const READ_BYTES_MAX: usize = 10 * 1024 * 1024;
 pub const WRITE_BYTES_MAX: usize = 50 * 1024 * 1024;
 /// A write's JSON: base64 is a third longer, and text may be escaped to twice its length.
 pub const WRITE_BODY_BYTES_MAX: usize = 128 * 1024 * 1024;
-/// Directories in directories that are removed; each holds a descriptor meanwhile, and some stack.
-pub const TREE_DEPTH_MAX: usize = 128;
+/// How long a caller waits: the host gives up after 60 s (contract 8.4).
+pub const FILES_DEADLINE: Duration = Duration::from_secs(50);
+/// Links that a write follows, as many as the kernel.
+pub const FILE_LINKS_MAX: usize = 40;
+/// Directories in each other that are removed or copied; each holds a few descriptors meanwhile, and
+/// some stack.
+pub const TREE_DEPTH_MAX: usize = 256;
+/// Names of a directory that are read before they are removed.
+pub const TREE_NAMES_MAX: usize = 4096;
 
 // ── store ────────────────────────────────────────────────────────────────────────────────────
 

@@ -78,12 +78,19 @@ fn file_status(fault: &FileFault) -> u16 {
         | FileFault::IsADirectory
         | FileFault::NotAFile
         | FileFault::NotRecursive
+        | FileFault::LinksTooFar
+        | FileFault::NameTooLong
         | FileFault::NotBase64 => 400,
         FileFault::Denied => 403,
         FileFault::Missing => 404,
         FileFault::Exists => 409,
         FileFault::TooLarge => 413,
-        FileFault::System(_) => 500,
+        FileFault::NoParent
+        | FileFault::OverDirectory
+        | FileFault::Mount
+        | FileFault::TooDeep
+        | FileFault::TooLong
+        | FileFault::System(_) => 500,
     }
 }
 

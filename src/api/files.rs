@@ -5,55 +5,53 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::fault::Fault;
+use super::fault::{Fault, task_id_in_path};
 use super::query::{flag, number};
-use crate::limits::{READ_BYTES_MAX, SHARED_STORAGE_DEADLINE, WRITE_BYTES_MAX};
+use crate::limits::{FILES_DEADLINE, READ_BYTES_MAX, WRITE_BYTES_MAX};
 use crate::model::guest_path::GuestPath;
-use crate::model::ids::{NotATaskId, TaskId};
+use crate::model::ids::TaskId;
 use crate::model::time::Stamp;
-use crate::ops::files::{self, FileFault, Guest, Kind, change, within};
-use crate::ops::files_thread::{hand_to_files_thread, shared_storage_hangs};
-use crate::ops::{Node, OpError};
+use crate::ops::files::stat::Kind;
+use crate::ops::files::{self, FileFault, Place, within};
+use crate::ops::files_thread::hand_to_files_thread;
+use crate::ops::{Node, OpError, inside};
 use crate::serve::{Answer, Call, Reply};
 use crate::wire::api::fields::{Fields, Invalid, boolean, string};
 use crate::wire::api::files::{
-    About, Content, Entry, List, from_base64, is_binary_name, permissions, to_base64,
+    AboutView, Content, EntryView, List, cursor_of, cursor_text, from_base64, is_binary_name,
+    permissions, to_base64,
 };
 
 /// `GET list`.
 pub fn list(node: &Arc<Node>, call: Call) -> Answer {
     let given = || -> Result<_, Fault> {
         let path = guest_path(call.query("path").unwrap_or("/"))?;
-        let cursor = call.query("cursor").unwrap_or_default().to_owned();
-        Ok((task(&call)?, path, flag(&call, "show_hidden")?, cursor))
+        let text = call.query("cursor").unwrap_or_default();
+        let cursor = cursor_of(text).ok_or_else(|| {
+            let msg = "must be the cursor of an earlier list";
+            Invalid::value("query", "cursor", msg, text.into())
+        })?;
+        Ok((task_id(&call)?, path, flag(&call, "show_hidden")?, cursor))
     };
     let (id, path, show_hidden, cursor) = match given() {
         Ok(given) => given,
         Err(fault) => return Reply::from(fault).into(),
     };
-    answer(node, call, id, path, move |guest, path| {
-        let (entries, has_more) = files::list::list(guest, path, show_hidden, &unshown(&cursor))?;
-        let cursor = entries.last().filter(|_| has_more).map(|entry| shown(&entry.name));
-        let entries = entries.into_iter().map(|entry| {
-            let name = shown(&entry.name);
-            let size = match entry.kind {
-                Kind::File => i64::try_from(entry.size_bytes).unwrap_or(i64::MAX),
-                Kind::Directory | Kind::Symlink | Kind::Other => -1,
-            };
-            Entry {
-                path: path.join(&name),
-                name,
-                kind: kind(entry.kind),
-                size,
-                mtime: mtime(entry.changed),
-                permissions: permissions(entry.mode),
-            }
+    answer(node, call, id, path, move |place, path| {
+        let page = files::list::list(place, path, show_hidden, &cursor)?;
+        let entries = page.entries.into_iter().map(|entry| EntryView {
+            path: path.join(&entry.name),
+            size: entry.size(),
+            name: entry.name,
+            kind: kind(entry.about.kind),
+            mtime: mtime(entry.about.changed),
+            permissions: permissions(entry.about.mode),
         });
         let list = List {
             path: path.as_str().to_owned(),
             entries: entries.collect(),
             parent: path.parent().map(|parent| parent.as_str().to_owned()),
-            cursor,
+            cursor: page.cursor.as_deref().map(cursor_text),
         };
         Ok(Reply::json(200, &list))
     })
@@ -70,14 +68,15 @@ pub fn read(node: &Arc<Node>, call: Call) -> Answer {
                 Invalid::value("query", "limit", "must be a whole number", input.into())
             })?;
         let limit = usize::try_from(limit).unwrap_or(0).min(READ_BYTES_MAX);
-        Ok((task(&call)?, path, as_text, limit, number(&call, "offset")?))
+        Ok((task_id(&call)?, path, as_text, limit, number(&call, "offset")?))
     };
     let (id, path, as_text, limit, offset) = match given() {
         Ok(given) => given,
         Err(fault) => return Reply::from(fault).into(),
     };
-    answer(node, call, id, path, move |guest, path| {
-        let (bytes, truncated) = files::read::read(guest, path, offset, limit)?;
+    answer(node, call, id, path, move |place, path| {
+        let piece = files::read::read(place, path, offset, limit)?;
+        let (bytes, truncated) = (piece.bytes, piece.truncated);
         let text = if as_text { text_of(bytes, truncated) } else { Err(bytes) };
         let path = path.as_str().to_owned();
         Ok(Reply::json(
@@ -122,14 +121,14 @@ pub fn write(node: &Arc<Node>, call: Call) -> Answer {
         if bytes.len() > WRITE_BYTES_MAX {
             return Err(fault(FileFault::TooLarge).into());
         }
-        Ok((task(&call)?, path, bytes, parents))
+        Ok((task_id(&call)?, path, bytes, parents))
     };
     let (id, path, bytes, parents) = match given() {
         Ok(given) => given,
         Err(fault) => return Reply::from(fault).into(),
     };
-    answer(node, call, id, path, move |guest, path| {
-        files::write::write(guest, path, &bytes, parents)?;
+    answer(node, call, id, path, move |place, path| {
+        files::write::write(place, path, &bytes, parents)?;
         let done = json!({ "path": path.as_str(), "size": bytes.len(), "success": true });
         Ok(Reply::json(200, &done))
     })
@@ -143,14 +142,14 @@ pub fn mkdir(node: &Arc<Node>, call: Call) -> Answer {
         let parents = fields.or("parents", true, boolean);
         fields.done(())?;
         let path = guest_path(&path)?;
-        Ok((task(&call)?, path, parents))
+        Ok((task_id(&call)?, path, parents))
     };
     let (id, path, parents) = match given() {
         Ok(given) => given,
         Err(fault) => return Reply::from(fault).into(),
     };
-    answer(node, call, id, path, move |guest, path| {
-        change::make_directory(guest, path, parents)?;
+    answer(node, call, id, path, move |place, path| {
+        files::directory::make(place, path, parents)?;
         let done = json!({ "message": "Directory created.", "path": path.as_str() });
         Ok(Reply::json(200, &done))
     })
@@ -165,14 +164,14 @@ pub fn rename(node: &Arc<Node>, call: Call) -> Answer {
         let overwrite = fields.or("overwrite", false, boolean);
         fields.done(())?;
         let (source, destination) = (guest_path(&source)?, guest_path(&destination)?);
-        Ok((task(&call)?, source, destination, overwrite))
+        Ok((task_id(&call)?, source, destination, overwrite))
     };
     let (id, source, destination, overwrite) = match given() {
         Ok(given) => given,
         Err(fault) => return Reply::from(fault).into(),
     };
-    answer(node, call, id, source, move |guest, source| {
-        change::rename(guest, source, &destination, overwrite)?;
+    answer(node, call, id, source, move |place, source| {
+        files::rename::rename(place, source, &destination, overwrite)?;
         let done = json!({
             "message": "Renamed.",
             "source": source.as_str(),
@@ -186,14 +185,14 @@ pub fn rename(node: &Arc<Node>, call: Call) -> Answer {
 pub fn delete(node: &Arc<Node>, call: Call) -> Answer {
     let given = || -> Result<_, Fault> {
         let path = path_in_query(&call)?;
-        Ok((task(&call)?, path, flag(&call, "recursive")?))
+        Ok((task_id(&call)?, path, flag(&call, "recursive")?))
     };
     let (id, path, recursive) = match given() {
         Ok(given) => given,
         Err(fault) => return Reply::from(fault).into(),
     };
-    answer(node, call, id, path, move |guest, path| {
-        change::delete(guest, path, recursive)?;
+    answer(node, call, id, path, move |place, path| {
+        files::remove::remove(place, path, recursive)?;
         Ok(Reply::json(200, &json!({ "message": "Deleted.", "path": path.as_str() })))
     })
 }
@@ -202,21 +201,21 @@ pub fn delete(node: &Arc<Node>, call: Call) -> Answer {
 pub fn stat(node: &Arc<Node>, call: Call) -> Answer {
     let given = || -> Result<_, Fault> {
         let path = path_in_query(&call)?;
-        Ok((task(&call)?, path))
+        Ok((task_id(&call)?, path))
     };
     let (id, path) = match given() {
         Ok(given) => given,
         Err(fault) => return Reply::from(fault).into(),
     };
-    answer(node, call, id, path, move |guest, path| {
-        let about = files::stat(guest, path)?;
-        let about = About {
+    answer(node, call, id, path, move |place, path| {
+        let (about, owner) = files::stat::stat(place, path)?;
+        let about = AboutView {
             path: path.as_str().to_owned(),
             kind: kind(about.kind),
             size: about.size_bytes,
             mtime: mtime(about.changed),
             permissions: permissions(about.mode),
-            owner: about.owner,
+            owner,
             is_readable: true,
             is_writable: true,
             is_binary: about.kind == Kind::File && is_binary_name(path.name()),
@@ -231,14 +230,17 @@ fn answer(
     call: Call,
     id: TaskId,
     path: GuestPath,
-    work: impl FnOnce(&Guest<'_>, &GuestPath) -> Result<Reply, FileFault> + Send + 'static,
+    work: impl FnOnce(&Place<'_>, &GuestPath) -> Result<Reply, FileFault> + Send + 'static,
 ) -> Answer {
-    let late = Fault::from(shared_storage_hangs()).in_reserve();
-    let (answer, responder) = call.park_for(SHARED_STORAGE_DEADLINE, late);
+    let late = OpError::TimedOut { what: "the container's file system", after: FILES_DEADLINE };
+    let (answer, responder) = call.park_for(FILES_DEADLINE, Fault::from(late).in_reserve());
     let then = Arc::clone(node);
     hand_to_files_thread(
         node,
-        move || within(&then, id, &path, |guest| work(guest, &path)),
+        move || {
+            let inside = inside::enter(&then, id)?;
+            within(&inside, &path, |place| work(place, &path))
+        },
         move |done| {
             let reply = done.and_then(|done| done).map_err(Fault::from);
             responder.respond(reply.unwrap_or_else(Reply::from));
@@ -247,17 +249,13 @@ fn answer(
     answer
 }
 
-/// An id that is no number is as unknown as any other.
-fn task(call: &Call) -> Result<TaskId, Fault> {
-    let text = call.param("task_id");
-    text.parse().map_err(|error: NotATaskId| {
-        Invalid::value("path", "task_id", error.to_string(), text.into()).into()
-    })
+fn task_id(call: &Call) -> Result<TaskId, Fault> {
+    task_id_in_path(call.param("task_id"))
 }
 
 fn path_in_query(call: &Call) -> Result<GuestPath, Fault> {
     let Some(path) = call.query("path") else {
-        return Err(Invalid::value("query", "path", "Field required", json!(null)).into());
+        return Err(Invalid::missing("query", "path").into());
     };
     guest_path(path)
 }
@@ -307,13 +305,4 @@ fn mtime(seconds: i64) -> String {
     let mut text = Stamp::from_seconds(seconds).naive_local();
     text.truncate(text.len() - ".ffffff".len());
     text
-}
-
-/// A name as JSON can carry it; bytes outside UTF-8 are replaced, and such a file can only be listed.
-fn shown(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).into_owned()
-}
-
-fn unshown(cursor: &str) -> Vec<u8> {
-    cursor.as_bytes().to_vec()
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::body::Body;
 use super::conn::Peer;
 use super::desk::Request;
+use super::large::LargeBody;
 use super::park::{self, Responder};
 use super::reply::{Answer, Reply};
 use super::route::Method;
@@ -15,12 +16,19 @@ pub struct Call {
     bytes: Vec<u8>,
     request: Request,
     body: Body,
+    large: Option<LargeBody>,
     peer: Peer,
 }
 
 impl Call {
-    pub(super) fn new(bytes: Vec<u8>, request: Request, body: Body, peer: Peer) -> Call {
-        Call { bytes, request, body, peer }
+    pub(super) fn new(
+        bytes: Vec<u8>,
+        request: Request,
+        body: Body,
+        large: Option<LargeBody>,
+        peer: Peer,
+    ) -> Call {
+        Call { bytes, request, body, large, peer }
     }
 
     /// The row's method: HEAD arrives as `Get`.
@@ -66,14 +74,14 @@ impl Call {
     /// Lets the caller wait without a thread: the first half is what the handler returns, the
     /// second answers from any thread, before or after that.
     pub fn park(self) -> (Answer, Responder) {
-        let (parked, responder) = park::pair(None);
+        let (parked, responder) = park::pair(None, self.large);
         (Answer::Parked(parked), responder)
     }
 
     /// The same for a wait that is known to end: after `patience` the caller gets `late`, which can
     /// say what it was that did not answer.
     pub fn park_for(self, patience: Duration, late: Reply) -> (Answer, Responder) {
-        let (parked, responder) = park::pair(Some((patience, late)));
+        let (parked, responder) = park::pair(Some((patience, late)), self.large);
         (Answer::Parked(parked), responder)
     }
 }

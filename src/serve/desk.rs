@@ -15,6 +15,7 @@ use super::body::CONTINUE;
 use super::call::{decode, decode_query};
 use super::conn::Conn;
 use super::head::{self, Framing, Head, Scan};
+use super::large::LargeBodies;
 use super::line::{Lane, Line};
 use super::lobby::{Lobby, Seat, Stage};
 use super::refusal::Refusal;
@@ -98,6 +99,7 @@ pub(super) struct Desk {
     pub workers: AtomicUsize,
     pub streams: AtomicUsize,
     pub sessions: AtomicUsize,
+    pub large_bodies: LargeBodies,
     /// How often the door has come round, for whoever asks whether it still does.
     pub door_turns: AtomicU64,
 }

@@ -19,6 +19,7 @@ mod conn;
 mod desk;
 mod door;
 pub mod head;
+mod large;
 mod line;
 mod listen;
 mod lobby;
@@ -55,6 +56,7 @@ pub use self::stream::{Stream, StreamOut, Woken};
 
 use self::desk::Desk;
 use self::door::Door;
+use self::large::LargeBodies;
 use self::line::Line;
 use self::lobby::Lobby;
 use self::route::Table;
@@ -146,6 +148,7 @@ impl Server {
             workers: AtomicUsize::new(workers),
             streams: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
+            large_bodies: LargeBodies::new(),
             door_turns: AtomicU64::new(0),
         });
         let door = Door::new(Arc::clone(&desk), listeners).map_err(ServeError::System)?;

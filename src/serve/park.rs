@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::conn::Conn;
 use super::desk::Desk;
+use super::large::LargeBody;
 use super::lobby::{Seat, Stage, Token};
 use super::refusal::Refusal;
 use super::reply::{Manner, Reply};
@@ -25,6 +26,8 @@ pub struct Parked {
 #[derive(Debug)]
 pub struct Responder {
     meeting: Option<Arc<Meeting>>,
+    /// Until the answer there is something in memory of a large body.
+    _large: Option<LargeBody>,
 }
 
 #[derive(Default)]
@@ -44,9 +47,15 @@ enum State {
     Over,
 }
 
-pub(super) fn pair(late: Option<(Duration, Reply)>) -> (Parked, Responder) {
+pub(super) fn pair(
+    late: Option<(Duration, Reply)>,
+    large: Option<LargeBody>,
+) -> (Parked, Responder) {
     let meeting = Arc::new(Meeting::default());
-    (Parked { meeting: Arc::clone(&meeting), late }, Responder { meeting: Some(meeting) })
+    (
+        Parked { meeting: Arc::clone(&meeting), late },
+        Responder { meeting: Some(meeting), _large: large },
+    )
 }
 
 impl Parked {

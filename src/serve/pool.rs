@@ -14,7 +14,7 @@ use super::desk::{Desk, Job};
 use super::refusal::Refusal;
 use super::reply::{After, Answer, Manner, Reply};
 use super::route::{Pace, Route};
-use super::{session, stream, upgrade};
+use super::{large, session, stream, upgrade};
 use crate::limits::HTTP_HEAD_BYTES_MAX;
 use crate::metrics;
 
@@ -89,6 +89,16 @@ fn run<C>(
     let Job { mut conn, request } = job;
     let (row, manner) = (request.row, request.manner());
     let key = row.is_socket.then(|| upgrade::key(&request.head, &conn.read).map(str::to_owned));
+    let large = match large::is_large(&request.head, row.body_bytes_max) {
+        false => None,
+        true => match desk.large_bodies.take(|| desk.stopping.load(Ordering::Relaxed)) {
+            Some(large) => Some(large),
+            None => {
+                desk.refuse(conn, &Refusal::Busy, Manner { after: After::Linger, ..manner });
+                return None;
+            }
+        },
+    };
     let taken = body::take(&mut conn, &request.head, row.body_bytes_max, &desk.patience);
     let (bytes, body) = match taken {
         Ok(taken) => taken,
@@ -99,7 +109,7 @@ fn run<C>(
         Err(Cut::Gone) => return None,
     };
     metrics::HTTP_REQUESTS.up();
-    let call = Call::new(bytes, *request, body, conn.peer);
+    let call = Call::new(bytes, *request, body, large, conn.peer);
     let answer = catch_unwind(AssertUnwindSafe(|| (routes[row.index].run)(context, call)));
     match answer {
         Ok(Answer::Now(reply)) => send(conn, &reply, manner, desk),

@@ -1,70 +1,78 @@
-//! What is in a directory, a page at a time, in the order of the names' bytes.
+//! The entries of a directory in the order of their names' bytes, a page at a time.
 
 use std::collections::BinaryHeap;
-use std::os::fd::AsRawFd;
+use std::ffi::CString;
 
 use nix::dir::Dir;
-use nix::fcntl::{AtFlags, OFlag};
-use nix::sys::stat::{Mode, fstatat};
 
-use super::{FileFault, Guest, Kind};
+use super::stat::{About, Kind};
+use super::{FileFault, Place, as_path, reopen};
 use crate::limits::LIST_ENTRIES_MAX;
 use crate::model::guest_path::GuestPath;
 
-/// One name.
+/// One entry.
 #[derive(Debug)]
 pub struct Entry {
-    pub name: Vec<u8>,
-    pub kind: Kind,
-    pub size_bytes: u64,
-    /// Seconds since 1970.
-    pub changed: i64,
-    pub mode: u32,
+    /// Bytes that are no UTF-8 are shown as U+FFFD.
+    pub name: String,
+    /// What is told of the entry itself, not of what a link leads to.
+    pub about: About,
 }
 
-/// The first names behind `cursor`, and whether there are more. Only a page of names is kept.
+/// A page of a list.
+#[derive(Debug)]
+pub struct Page {
+    pub entries: Vec<Entry>,
+    /// The last name's bytes, if there are names behind it.
+    pub cursor: Option<Vec<u8>>,
+}
+
+/// The first entries behind the name `cursor`. Only a page of names is kept.
 ///
 /// # Errors
-/// No directory, or none that may be read.
+/// It is no directory, or can't be read.
 pub fn list(
-    guest: &Guest<'_>,
+    place: &Place<'_>,
     path: &GuestPath,
     show_hidden: bool,
     cursor: &[u8],
-) -> Result<(Vec<Entry>, bool), FileFault> {
-    let found = guest.directory(path)?;
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let mut directory = Dir::openat(&found, ".", flags, Mode::empty())?;
-    let mut first: BinaryHeap<Vec<u8>> = BinaryHeap::new();
+) -> Result<Page, FileFault> {
+    let held = place.directory(path.as_path())?;
+    let mut directory = Dir::from_fd(reopen(&held, libc::O_RDONLY)?.into())?;
+    // The last name is on top: it goes when an earlier one comes.
+    let mut first: BinaryHeap<CString> = BinaryHeap::new();
+    let mut has_more = false;
     for entry in directory.iter() {
         let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        let is_hidden = name.starts_with(b".") && !show_hidden;
-        if name == b"." || name == b".." || is_hidden || name <= cursor {
+        let name = entry.file_name();
+        let bytes = name.to_bytes();
+        let is_hidden = bytes.starts_with(b".") && !show_hidden;
+        if bytes == b"." || bytes == b".." || is_hidden || bytes <= cursor {
             continue;
         }
-        if first.len() <= LIST_ENTRIES_MAX {
-            first.push(name.to_vec());
-        } else if first.peek().is_some_and(|last| name < last.as_slice()) {
-            first.pop();
-            first.push(name.to_vec());
+        let is_full = first.len() == LIST_ENTRIES_MAX;
+        has_more |= is_full;
+        if is_full && first.peek().is_some_and(|last| last.as_c_str() < name) {
+            continue;
         }
+        if is_full {
+            first.pop();
+        }
+        first.push(name.to_owned());
     }
-    let has_more = first.len() > LIST_ENTRIES_MAX;
-    let mut names = first.into_sorted_vec();
-    names.truncate(LIST_ENTRIES_MAX);
-    debug_assert!(found.as_raw_fd() >= 0);
-    // A name that has gone meanwhile is left out.
-    let entries = names.into_iter().filter_map(|name| {
-        let stat = fstatat(&found, name.as_slice(), AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
-        let kind = match stat.st_mode & libc::S_IFMT {
-            libc::S_IFREG => Kind::File,
-            libc::S_IFDIR => Kind::Directory,
-            libc::S_IFLNK => Kind::Symlink,
-            _ => Kind::Other,
-        };
-        let size_bytes = u64::try_from(stat.st_size).unwrap_or(0);
-        Some(Entry { name, kind, size_bytes, changed: stat.st_mtime, mode: stat.st_mode })
-    });
-    Ok((entries.collect(), has_more))
+    let names = first.into_sorted_vec();
+    let cursor = names.last().filter(|_| has_more).map(|name| name.to_bytes().to_vec());
+    let seen = |name: &CString| {
+        // Gone since it was listed, it is not listed.
+        let stat = place.stat(&held, as_path(name)).ok()?;
+        Some(Entry { name: name.to_string_lossy().into_owned(), about: About::of(&stat) })
+    };
+    Ok(Page { entries: names.iter().filter_map(seen).collect(), cursor })
+}
+
+impl Entry {
+    /// Bytes for files, -1 for all else (contract 8.3).
+    pub fn size(&self) -> i64 {
+        if self.about.kind == Kind::File { self.about.size_bytes } else { -1 }
+    }
 }

@@ -1,31 +1,37 @@
-//! Files inside a task's container, with its user's rights, from outside (design D7). Called by
-//! `api::files`; the work is a files thread's. Nothing is run in the container.
+//! Files of a running container (contract 8): found and opened here, from outside, as the container's
+//! user and within its root (design D7). Each verb has a file of its own. For files threads; nothing
+//! is run in the container.
 
-pub mod change;
+pub mod directory;
 pub mod list;
+mod mounts;
 pub mod read;
-mod remove;
+pub mod remove;
+pub mod rename;
+pub mod stat;
+mod tree;
 pub mod write;
 
+use std::ffi::CStr;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
-use std::sync::Arc;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
-use nix::sys::statfs::fstatfs;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
-use super::inside::{self, Inside};
-use super::{Node, OpError};
-use crate::machine::root::Root;
+use super::OpError;
+use super::inside::Inside;
+use crate::limits::FILES_DEADLINE;
+use crate::machine::root::{Root, is_kernels};
 use crate::model::guest_path::{GuestPath, PathFault};
-use crate::model::ids::TaskId;
 
-/// Why a file was not given or changed.
+/// Why an operation on a file was not done.
 #[derive(Debug)]
 pub enum FileFault {
     Path(PathFault),
@@ -34,23 +40,39 @@ pub enum FileFault {
     Exists,
     NotADirectory,
     IsADirectory,
-    /// A pipe, socket or device.
+    /// A FIFO, a socket or a device.
     NotAFile,
     /// A directory that is to be removed with what is in it, without being told so.
     NotRecursive,
-    TooLarge,
+    /// Too many links, or one of the kernel's.
+    LinksTooFar,
     NotBase64,
+    NameTooLong,
+    TooLarge,
+    /// The directory it should be made in is not there.
+    NoParent,
+    /// What is to be written is a directory.
+    OverDirectory,
+    /// A mount stays where it is, and so does what holds one.
+    Mount,
+    /// It goes deeper than the runner follows.
+    TooDeep,
+    /// It did not end in time: what was done stays done.
+    TooLong,
     System(io::Error),
 }
 
 impl From<io::Error> for FileFault {
     fn from(error: io::Error) -> FileFault {
         match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ELOOP) => FileFault::Missing,
+            Some(libc::ENOENT) => FileFault::Missing,
             Some(libc::EACCES | libc::EPERM | libc::EROFS) => FileFault::Denied,
-            Some(libc::EEXIST) => FileFault::Exists,
+            Some(libc::EEXIST | libc::ENOTEMPTY) => FileFault::Exists,
             Some(libc::ENOTDIR) => FileFault::NotADirectory,
             Some(libc::EISDIR) => FileFault::IsADirectory,
+            Some(libc::ELOOP) => FileFault::LinksTooFar,
+            Some(libc::ENAMETOOLONG) => FileFault::NameTooLong,
+            Some(libc::EBUSY) => FileFault::Mount,
             _ => FileFault::System(error),
         }
     }
@@ -71,175 +93,164 @@ impl fmt::Display for FileFault {
             FileFault::Denied => "permission denied",
             FileFault::Exists => "there is such a name already",
             FileFault::NotADirectory => "not a directory",
-            FileFault::IsADirectory => "is a directory",
-            FileFault::NotAFile => "neither a file nor a directory",
+            FileFault::IsADirectory | FileFault::OverDirectory => "is a directory",
+            FileFault::NotAFile => "not a regular file",
             FileFault::NotRecursive => "is a directory: pass recursive=true to remove it",
-            FileFault::TooLarge => "more than 50 MiB can't be written at once",
+            FileFault::LinksTooFar => "its links lead too far",
             FileFault::NotBase64 => "the content is no base64",
+            FileFault::NameTooLong => "the path, or a name in it, is too long",
+            FileFault::TooLarge => "more than 50 MiB can't be written at once",
+            FileFault::NoParent => "its directory does not exist",
+            FileFault::Mount => "is a mount, or holds one",
+            FileFault::TooDeep => "too many directories in each other",
+            FileFault::TooLong => "not done in time; what was done stays",
         })
     }
 }
 
 impl std::error::Error for FileFault {}
 
-/// What a name stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    File,
-    Directory,
-    Symlink,
-    Other,
-}
-
-impl Kind {
-    fn of(kind: std::fs::FileType) -> Kind {
-        if kind.is_file() {
-            Kind::File
-        } else if kind.is_dir() {
-            Kind::Directory
-        } else if kind.is_symlink() {
-            Kind::Symlink
-        } else {
-            debug_assert!(
-                kind.is_fifo()
-                    || kind.is_socket()
-                    || kind.is_char_device()
-                    || kind.is_block_device()
-            );
-            Kind::Other
-        }
-    }
-}
-
-/// A container's files, while this thread has its user's rights.
-#[derive(Debug)]
-pub struct Guest<'a> {
-    inside: &'a Inside,
-    root: &'a Root,
-}
-
-/// Does `work` at the container's files as its user. For files threads.
+/// Runs `work` in the container's root with its user's rights.
 ///
 /// # Errors
-/// There is no way in, or the work failed.
+/// The fault, with the path it is about.
 pub fn within<T>(
-    node: &Node,
-    id: TaskId,
+    inside: &Inside,
     path: &GuestPath,
-    work: impl FnOnce(&Guest<'_>) -> Result<T, FileFault>,
+    work: impl FnOnce(&Place<'_>) -> Result<T, FileFault>,
 ) -> Result<T, OpError> {
-    let inside: Arc<Inside> = inside::enter(node, id)?;
-    // Looking into another's process takes our own rights.
-    let root = inside.root().map_err(|_| OpError::NotRunning(id))?;
-    let fault = |fault| OpError::File { path: path.as_str().to_owned(), fault };
-    let _as_user = inside.user.assume().map_err(|error| fault(FileFault::System(error)))?;
-    work(&Guest { inside: &inside, root: &root }).map_err(fault)
+    let done = || {
+        // Before our rights are given up: the way to another's root needs them.
+        let place = Place::of(inside)?;
+        let _assumed = inside.user.assume()?;
+        work(&place)
+    };
+    done().map_err(|fault| OpError::File { path: path.as_str().to_owned(), fault })
 }
 
-impl Guest<'_> {
-    /// Where `path` leads, not opened: nothing waits for a pipe's other end or wakes a device.
-    fn find(&self, path: &Path, flags: OFlag) -> Result<OwnedFd, FileFault> {
-        let found = self.root.open(path, OFlag::O_PATH | flags, Mode::empty())?;
-        self.allow(&found)?;
-        Ok(found)
+/// A container's files while this thread has its user's rights.
+#[derive(Debug)]
+pub struct Place<'a> {
+    inside: &'a Inside,
+    root: Root,
+    /// Devices of `/dev` and of `/dev/shm`, where they are mounts.
+    devices: Vec<libc::dev_t>,
+    /// When a long operation gives up.
+    until: Instant,
+}
+
+impl<'a> Place<'a> {
+    fn of(inside: &'a Inside) -> io::Result<Place<'a>> {
+        let root = inside.root()?;
+        let own = fstat(&root)?.st_dev;
+        let device = |path: &&str| {
+            let mount = root.open(Path::new(path), OFlag::O_PATH, Mode::empty()).ok()?;
+            Some(fstat(mount).ok()?.st_dev)
+        };
+        let devices = ["/dev", "/dev/shm"].iter().filter_map(device);
+        let devices = devices.filter(|device| *device != own).collect();
+        Ok(Place { inside, root, devices, until: Instant::now() + FILES_DEADLINE })
     }
 
-    /// The directory at `path`.
-    fn directory(&self, path: &GuestPath) -> Result<OwnedFd, FileFault> {
-        self.find(path.as_path(), OFlag::O_DIRECTORY)
+    /// Holds what is at `path`, whatever it is: nothing is opened, so nothing blocks and no device
+    /// wakes.
+    fn hold(&self, path: &Path, flags: OFlag) -> Result<OwnedFd, FileFault> {
+        let held = match self.root.open(path, OFlag::O_PATH | flags, Mode::empty()) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                let path = self.by_bytes(path).ok_or(error)?;
+                self.root.open(&path, OFlag::O_PATH | flags, Mode::empty())?
+            }
+            held => held?,
+        };
+        self.allow(&held)?;
+        Ok(held)
     }
 
-    /// The directory that `path` is in; the root is in none.
-    fn parent(&self, path: &GuestPath) -> Result<OwnedFd, FileFault> {
-        match path.parent() {
-            Some(parent) => self.directory(&parent),
-            None => Err(FileFault::IsADirectory),
-        }
+    fn directory(&self, path: &Path) -> Result<OwnedFd, FileFault> {
+        self.hold(path, OFlag::O_DIRECTORY)
+    }
+
+    /// The directory that `path` is in, and its name there.
+    ///
+    /// # Errors
+    /// The root is in none.
+    fn parent(&self, path: &Path) -> Result<(OwnedFd, PathBuf), FileFault> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(FileFault::IsADirectory);
+        };
+        let parent = self.directory(parent)?;
+        let name = Path::new(name);
+        let name = match self.stat(&parent, name) {
+            Err(FileFault::Missing) => same_name(&parent, name).unwrap_or_else(|| name.into()),
+            _ => name.into(),
+        };
+        Ok((parent, name))
+    }
+
+    /// What is told of `name` in `parent`, which may be a link.
+    fn stat(&self, parent: &impl AsFd, name: &Path) -> Result<FileStat, FileFault> {
+        Ok(fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?)
     }
 
     /// Refuses what stands for the kernel or for devices, however it was reached (design D7).
-    fn allow(&self, found: &OwnedFd) -> Result<(), FileFault> {
-        let kind = fstatfs(found.as_fd())?.filesystem_type().0;
-        let is_forbidden = FORBIDDEN_MAGIC.contains(&(kind as u32)) || self.is_of_devices(found)?;
-        if is_forbidden { Err(FileFault::Path(PathFault::Forbidden)) } else { Ok(()) }
+    fn allow(&self, held: &OwnedFd) -> Result<(), FileFault> {
+        if is_kernels(held)? || self.devices.contains(&fstat(held)?.st_dev) {
+            return Err(FileFault::Path(PathFault::Forbidden));
+        }
+        Ok(())
     }
 
-    /// Whether it is on the mount at `/dev`, or on the one for shared memory below.
-    fn is_of_devices(&self, found: &OwnedFd) -> Result<bool, FileFault> {
-        let device = |fd: &OwnedFd| nix::sys::stat::fstat(fd).map(|stat| stat.st_dev);
-        let (own, found) = (nix::sys::stat::fstat(self.root)?.st_dev, device(found)?);
-        Ok(["/dev", "/dev/shm"].iter().any(|path| {
-            let mount = self.root.open(Path::new(path), OFlag::O_PATH, Mode::empty());
-            mount.is_ok_and(|mount| {
-                device(&mount).is_ok_and(|device| device != own && device == found)
-            })
-        }))
+    fn check_time(&self) -> Result<(), FileFault> {
+        if Instant::now() < self.until { Ok(()) } else { Err(FileFault::TooLong) }
     }
-}
 
-/// proc, sysfs, cgroup, cgroup2, devpts, mqueue, debugfs, tracefs, securityfs, bpf, configfs.
-const FORBIDDEN_MAGIC: [u32; 11] = [
-    0x9fa0,
-    0x6265_6572,
-    0x0027_e0eb,
-    0x6367_7270,
-    0x1cd1,
-    0x1980_0202,
-    0x6462_6720,
-    0x7472_6163,
-    0x7363_6673,
-    0xcafe_4a11,
-    0x6265_6570,
-];
-
-/// Opens what was found; of a regular file or directory only, so that it never waits.
-fn reopen(found: &OwnedFd, options: &mut std::fs::OpenOptions) -> io::Result<File> {
-    options
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
-        .open(format!("/proc/self/fd/{}", found.as_raw_fd()))
-}
-
-fn metadata(found: &OwnedFd) -> io::Result<std::fs::Metadata> {
-    // An O_PATH descriptor can be asked like any other.
-    File::from(found.try_clone()?).metadata()
-}
-
-/// Requires a regular file.
-fn regular(found: &OwnedFd) -> Result<std::fs::Metadata, FileFault> {
-    let metadata = metadata(found)?;
-    match Kind::of(metadata.file_type()) {
-        Kind::File => Ok(metadata),
-        Kind::Directory => Err(FileFault::IsADirectory),
-        Kind::Symlink | Kind::Other => Err(FileFault::NotAFile),
+    /// The path of which `path` is what JSON could carry: names that are no UTF-8 are shown with
+    /// U+FFFD, and found again by that where only one is meant.
+    fn by_bytes(&self, path: &Path) -> Option<PathBuf> {
+        let text = path.to_str().filter(|text| text.contains(char::REPLACEMENT_CHARACTER))?;
+        let mut real = PathBuf::from("/");
+        for name in text.split('/').filter(|name| !name.is_empty()) {
+            let directory = self.root.open(&real, OFlag::O_PATH, Mode::empty()).ok()?;
+            let name = Path::new(name);
+            real.push(same_name(&directory, name).unwrap_or_else(|| name.into()));
+        }
+        Some(real)
     }
 }
 
-/// What is told of a name.
-#[derive(Debug)]
-pub struct About {
-    pub kind: Kind,
-    pub size_bytes: u64,
-    /// Seconds since 1970.
-    pub changed: i64,
-    pub mode: u32,
-    pub owner: Option<String>,
+/// The only name in `directory` that is shown as `shown`.
+fn same_name(directory: &OwnedFd, shown: &Path) -> Option<PathBuf> {
+    let shown = shown.to_str().filter(|text| text.contains(char::REPLACEMENT_CHARACTER))?;
+    let mut open = nix::dir::Dir::from_fd(reopen(directory, libc::O_RDONLY).ok()?.into()).ok()?;
+    let mut found = None;
+    for entry in open.iter() {
+        let entry = entry.ok()?;
+        let name = entry.file_name().to_bytes();
+        if String::from_utf8_lossy(name) == shown && found.replace(name.to_vec()).is_some() {
+            return None;
+        }
+    }
+    Some(PathBuf::from(std::ffi::OsString::from_vec(found?)))
 }
 
-/// Tells of a name itself, not of what a link leads to.
-///
-/// # Errors
-/// It is not there, or may not be looked at.
-pub fn stat(guest: &Guest<'_>, path: &GuestPath) -> Result<About, FileFault> {
-    let found = guest.find(path.as_path(), OFlag::O_NOFOLLOW)?;
-    let metadata = metadata(&found)?;
-    let passwd = inside::small_text(guest.root, "/etc/passwd");
-    let uid = guest.inside.users.inside(metadata.uid());
-    let owner = uid.and_then(|uid| crate::model::account::Account::name_of(uid, &passwd));
-    Ok(About {
-        kind: Kind::of(metadata.file_type()),
-        size_bytes: metadata.len(),
-        changed: metadata.mtime(),
-        mode: metadata.mode(),
-        owner: owner.map(str::to_owned),
-    })
+/// What `mode` says it is.
+fn kind(mode: libc::mode_t) -> SFlag {
+    SFlag::from_bits_truncate(mode) & SFlag::S_IFMT
+}
+
+/// Opens what is held, once it is known to be harmless.
+fn reopen(held: &OwnedFd, flags: i32) -> io::Result<File> {
+    let write = flags & libc::O_ACCMODE == libc::O_WRONLY;
+    let flags = flags | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
+    File::options().read(!write).write(write).custom_flags(flags).open(by_descriptor(held.as_fd()))
+}
+
+/// A path by which this process, and no other, reaches what is held.
+fn by_descriptor(held: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()))
+}
+
+/// A name of a directory's entry as a path, whatever its bytes.
+fn as_path(name: &CStr) -> &Path {
+    Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()))
 }

@@ -1,32 +1,47 @@
-//! The content of a file, from an offset on.
+//! A piece of a file.
 
-use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom};
 
 use nix::fcntl::OFlag;
+use nix::sys::stat::{SFlag, fstat};
 
-use super::{FileFault, Guest, regular, reopen};
+use super::{FileFault, Place, kind, reopen};
 use crate::model::guest_path::GuestPath;
 
-/// Up to `limit_bytes` from `offset` on, and whether the file goes on behind them.
+/// What was read.
+#[derive(Debug)]
+pub struct Piece {
+    pub bytes: Vec<u8>,
+    /// The file goes on behind it.
+    pub truncated: bool,
+}
+
+/// Up to `limit_bytes` from `offset` on.
 ///
 /// # Errors
-/// No regular file, or none that may be read.
+/// It is no regular file, or can't be read.
 pub fn read(
-    guest: &Guest<'_>,
+    place: &Place<'_>,
     path: &GuestPath,
     offset: u64,
     limit_bytes: usize,
-) -> Result<(Vec<u8>, bool), FileFault> {
-    let found = guest.find(path.as_path(), OFlag::empty())?;
-    let size = regular(&found)?.len();
-    let mut file = reopen(&found, OpenOptions::new().read(true))?;
+) -> Result<Piece, FileFault> {
+    let held = place.hold(path.as_path(), OFlag::empty())?;
+    let stat = fstat(&held)?;
+    match kind(stat.st_mode) {
+        SFlag::S_IFREG => {}
+        SFlag::S_IFDIR => return Err(FileFault::IsADirectory),
+        _ => return Err(FileFault::NotAFile),
+    }
+    let mut file = reopen(&held, libc::O_RDONLY)?;
     file.seek(SeekFrom::Start(offset))?;
+    // Files grow, and some don't tell their size: it is only what is made room for.
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
     let expected = usize::try_from(size.saturating_sub(offset)).unwrap_or(limit_bytes);
-    // One more byte tells whether there is more.
     let mut bytes = Vec::with_capacity(expected.min(limit_bytes) + 1);
+    // One byte more tells whether there is more.
     file.take(limit_bytes as u64 + 1).read_to_end(&mut bytes)?;
-    let is_cut = bytes.len() > limit_bytes;
+    let truncated = bytes.len() > limit_bytes;
     bytes.truncate(limit_bytes);
-    Ok((bytes, is_cut))
+    Ok(Piece { bytes, truncated })
 }

@@ -1,69 +1,32 @@
-//! Takes a tree away, one held directory at a time, so that a link swapped in leads nowhere.
+//! Names taken away, with all that is below them where that is asked for.
 
-use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, OwnedFd};
+use nix::sys::stat::SFlag;
 
-use nix::dir::Dir;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use super::{FileFault, Place, kind, mounts, tree};
+use crate::model::guest_path::GuestPath;
 
-use super::FileFault;
-use crate::limits::TREE_DEPTH_MAX;
-
-/// Removes `name` in `parent`, with all that is below if `recursive`. What has gone already is
-/// removed; a mount inside is not.
-pub(super) fn remove(
-    parent: impl AsFd,
-    name: &CStr,
-    recursive: bool,
-    depth: usize,
-) -> Result<(), FileFault> {
-    match unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir) {
-        Ok(()) | Err(nix::Error::ENOENT) => return Ok(()),
-        // Some file systems say EPERM of a directory.
-        Err(nix::Error::EISDIR) => {}
-        Err(nix::Error::EPERM) if is_directory(&parent, name) => {}
-        Err(error) => return Err(error.into()),
+/// Removes what is at `path`; one that is not there is removed already.
+///
+/// # Errors
+/// A directory without `recursive`, a mount or what holds one, or no right to.
+pub fn remove(place: &Place<'_>, path: &GuestPath, recursive: bool) -> Result<(), FileFault> {
+    if path.parent().is_none() {
+        return Err(if recursive { FileFault::Mount } else { FileFault::NotRecursive });
     }
-    if !recursive {
-        return Err(FileFault::NotRecursive);
-    }
-    if depth > TREE_DEPTH_MAX {
-        return Err(nix::Error::ENAMETOOLONG.into());
-    }
-    let directory = open(&parent, name)?;
-    for inner in names(&directory)? {
-        remove(&directory, &inner, true, depth + 1)?;
-    }
-    match unlinkat(&parent, name, UnlinkatFlags::RemoveDir) {
-        Ok(()) | Err(nix::Error::ENOENT) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn is_directory(parent: impl AsFd, name: &CStr) -> bool {
-    open(parent, name).is_ok()
-}
-
-fn open(parent: impl AsFd, name: &CStr) -> Result<OwnedFd, FileFault> {
-    let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
-        .resolve(
-            ResolveFlag::RESOLVE_BENEATH
-                | ResolveFlag::RESOLVE_NO_SYMLINKS
-                | ResolveFlag::RESOLVE_NO_XDEV,
-        );
-    Ok(openat2(parent, name, how)?)
-}
-
-fn names(directory: &OwnedFd) -> Result<Vec<CString>, FileFault> {
-    let mut directory = Dir::from_fd(directory.try_clone()?)?;
-    let mut names = Vec::new();
-    for entry in directory.iter() {
-        let name = entry?.file_name().to_owned();
-        if name.as_bytes() != b"." && name.as_bytes() != b".." {
-            names.push(name);
+    let (parent, name) = match place.parent(path.as_path()) {
+        Err(FileFault::Missing | FileFault::NotADirectory) => return Ok(()),
+        found => found?,
+    };
+    let stat = match place.stat(&parent, &name) {
+        Err(FileFault::Missing) => return Ok(()),
+        stat => stat?,
+    };
+    mounts::allow_change(&parent, &name)?;
+    if kind(stat.st_mode) == SFlag::S_IFDIR {
+        if !recursive {
+            return Err(FileFault::NotRecursive);
         }
+        mounts::allow_removal(place, &tree::enter(&parent, &name)?)?;
     }
-    Ok(names)
+    tree::remove(place, &parent, &name, 0)
 }

@@ -1,112 +1,158 @@
-//! Puts content into a file: whole or not at all where a new file can take the old one's place, and
-//! else into the old one.
+//! Content put into a file: whole or not at all where a new file can take the old one's place with all
+//! that belongs to it, and else into the old one, as a shell's redirection does.
 
-use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::fs::{File, Permissions};
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, openat, renameat};
-use nix::sys::stat::Mode;
+use nix::fcntl::{OFlag, openat, readlinkat, renameat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::change::make_directories;
-use super::{FileFault, Guest, regular, reopen};
+use super::{FileFault, Place, directory, kind, mounts, reopen};
+use crate::limits::FILE_LINKS_MAX;
+use crate::machine::random::hex_128;
 use crate::model::guest_path::GuestPath;
 
 /// What a shell's redirection gives a new file.
 const NEW_FILE_MODE: u32 = 0o644;
 
-/// Makes `content` the file's content.
+/// Makes `content` the content of the file at `path`, through links.
 ///
 /// # Errors
-/// No regular file, no directory for it, or no right to write.
+/// It is no regular file, or may not be written.
 pub fn write(
-    guest: &Guest<'_>,
+    place: &Place<'_>,
     path: &GuestPath,
     content: &[u8],
     create_parents: bool,
 ) -> Result<(), FileFault> {
-    if let (true, Some(parent)) = (create_parents, path.parent()) {
-        make_directories(guest, &parent)?;
+    let Some(parent) = path.parent() else { return Err(FileFault::OverDirectory) };
+    if create_parents {
+        directory::make_all(place, &parent)?;
     }
-    let parent = guest.parent(path)?;
-    let itself = guest.find(path.as_path(), OFlag::O_NOFOLLOW);
-    let old = match itself {
-        Err(FileFault::Missing) => None,
-        found => Some(found?),
-    };
-    let can_replace = match &old {
-        None => None,
-        Some(old) => Some(super::metadata(old)?),
-    };
-    // A link keeps leading where it does: what it leads to is written.
-    if can_replace.as_ref().is_some_and(|metadata| metadata.is_symlink()) {
-        return write_through(guest, path, content);
-    }
-    if let Some(old) = &old {
-        let metadata = regular(old)?;
-        // The right to write is the file's own, not its directory's.
-        let file = reopen(old, OpenOptions::new().write(true))?;
-        let has_one_owner = metadata.nlink() == 1 && metadata.uid() == guest.inside.user.uid;
-        if !has_one_owner || replace(&parent, path.name(), content, Some(&metadata)).is_err() {
-            write_in_place(file, content)?;
+    let (parent, name) = target(place, path.as_path())?;
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let held = match openat(&parent, &name, flags, Mode::empty()) {
+        Ok(held) => held,
+        Err(nix::Error::ENOENT) => {
+            let mut fresh = Fresh::make(&parent)?;
+            fresh.file.write_all(content)?;
+            fresh.file.set_permissions(Permissions::from_mode(NEW_FILE_MODE))?;
+            return fresh.become_file(&name);
         }
-        return Ok(());
-    }
-    Ok(replace(&parent, path.name(), content, None)?)
-}
-
-fn write_through(guest: &Guest<'_>, path: &GuestPath, content: &[u8]) -> Result<(), FileFault> {
-    let found = match guest.find(path.as_path(), OFlag::empty()) {
-        Err(FileFault::Missing) => {
-            // A link to nothing yet.
-            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-            let mode = Mode::from_bits_truncate(NEW_FILE_MODE);
-            guest.root.open(path.as_path(), flags, mode)?;
-            guest.find(path.as_path(), OFlag::empty())?
-        }
-        found => found?,
+        Err(error) => return Err(error.into()),
     };
-    regular(&found)?;
-    Ok(write_in_place(reopen(&found, OpenOptions::new().write(true))?, content)?)
-}
-
-fn write_in_place(mut file: File, content: &[u8]) -> io::Result<()> {
+    place.allow(&held)?;
+    let stat = fstat(&held)?;
+    match kind(stat.st_mode) {
+        SFlag::S_IFREG => {}
+        SFlag::S_IFDIR => return Err(FileFault::OverDirectory),
+        _ => return Err(FileFault::NotAFile),
+    }
+    // Also where it is replaced: the user must be allowed to write it.
+    let file = match reopen(&held, libc::O_WRONLY) {
+        // Allowed, but it is a program that runs: only another file can take its place.
+        Err(error) if error.raw_os_error() == Some(libc::ETXTBSY) => Err(error),
+        file => Ok(file?),
+    };
+    let has_attributes = file.as_ref().is_ok_and(has_attributes);
+    let is_mounted = mounts::allow_change(&parent, &name).is_err();
+    if !has_attributes
+        && !is_mounted
+        && let Some(mut fresh) = successor(&parent, &stat)
+    {
+        // A full disk is met here, with the old content still there.
+        fresh.file.write_all(content)?;
+        // A write by anybody but root takes set-id bits away; one into the old file would, too.
+        let kept = if place.inside.user.uid == 0 { 0o7777 } else { 0o1777 };
+        fresh.file.set_permissions(Permissions::from_mode(stat.st_mode & kept))?;
+        return fresh.become_file(&name);
+    }
+    let mut file = file?;
     file.set_len(0)?;
-    file.write_all(content)
+    Ok(file.write_all(content)?)
 }
 
-/// A new file takes the place of the name's old one, with its mode and owner.
-fn replace(
-    parent: &OwnedFd,
-    name: &str,
-    content: &[u8],
-    old: Option<&std::fs::Metadata>,
-) -> io::Result<()> {
-    let unfinished = unfinished_name();
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-    let mode = Mode::from_bits_truncate(0o600);
-    let mut file = File::from(openat(parent, unfinished.as_str(), flags, mode)?);
-    let mut fill = || -> io::Result<()> {
-        file.write_all(content)?;
-        if let Some(old) = old {
-            fchown(&file, Some(old.uid()), Some(old.gid()))?;
+/// A new file for all that belongs to the old one; `None` where there can't be one.
+fn successor<'a>(parent: &'a OwnedFd, old: &FileStat) -> Option<Fresh<'a>> {
+    if old.st_nlink != 1 {
+        return None;
+    }
+    let fresh = Fresh::make(parent).ok()?;
+    fchown(&fresh.file, Some(old.st_uid), Some(old.st_gid)).ok()?;
+    Some(fresh)
+}
+
+/// Whether it has extended attributes (access lists, capabilities) that a new file would not have.
+/// Labels of SELinux come to a new file by themselves.
+fn has_attributes(file: &File) -> bool {
+    let mut names = [0_u8; 64];
+    // SAFETY: the buffer is ours, and its length is told.
+    let length =
+        unsafe { libc::flistxattr(file.as_raw_fd(), names.as_mut_ptr().cast(), names.len()) };
+    match usize::try_from(length) {
+        Ok(length) => !matches!(&names[..length], b"" | b"security.selinux\0"),
+        Err(_) => std::io::Error::last_os_error().raw_os_error() != Some(libc::ENOTSUP),
+    }
+}
+
+/// A file under a passing name, nobody else's to read; without [`Fresh::become_file`] it goes again.
+pub(super) struct Fresh<'a> {
+    directory: &'a OwnedFd,
+    name: String,
+    pub(super) file: File,
+}
+
+impl Fresh<'_> {
+    pub(super) fn make(directory: &OwnedFd) -> Result<Fresh<'_>, FileFault> {
+        let name = passing_name()?;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        let mode = Mode::from_bits_truncate(0o600);
+        let file = File::from(openat(directory, name.as_str(), flags, mode)?);
+        Ok(Fresh { directory, name, file })
+    }
+
+    /// Takes the place of what has this name.
+    pub(super) fn become_file(self, name: &Path) -> Result<(), FileFault> {
+        mounts::allow_change(self.directory, name)?;
+        Ok(renameat(self.directory, self.name.as_str(), self.directory, name)?)
+    }
+}
+
+impl Drop for Fresh<'_> {
+    fn drop(&mut self) {
+        // After a rename nothing is there.
+        let _ = unlinkat(self.directory, self.name.as_str(), UnlinkatFlags::NoRemoveDir);
+    }
+}
+
+/// Recognisable, should a kill of the runner leave it behind.
+pub(super) fn passing_name() -> Result<String, FileFault> {
+    Ok(format!(".river-runner-{}.unfinished", hex_128()?))
+}
+
+/// The directory and the name that writing to `path` means, its last links followed.
+fn target(place: &Place<'_>, path: &Path) -> Result<(OwnedFd, PathBuf), FileFault> {
+    let mut path = path.to_owned();
+    for _ in 0..FILE_LINKS_MAX {
+        let (parent, name) = place.parent(&path).map_err(|fault| match fault {
+            FileFault::Missing => FileFault::NoParent,
+            FileFault::IsADirectory => FileFault::OverDirectory,
+            other => other,
+        })?;
+        match place.stat(&parent, &name) {
+            Ok(stat) if kind(stat.st_mode) == SFlag::S_IFLNK => {
+                let link = readlinkat(&parent, name.as_path())?;
+                path.pop();
+                // An absolute one replaces the whole.
+                path.push(&link);
+            }
+            Ok(_) | Err(FileFault::Missing) => return Ok((parent, name)),
+            Err(fault) => return Err(fault),
         }
-        let mode = old.map_or(NEW_FILE_MODE, |old| old.mode() & 0o7777);
-        file.set_permissions(Permissions::from_mode(mode))?;
-        Ok(renameat(parent, unfinished.as_str(), parent, name)?)
-    };
-    fill().inspect_err(|_| {
-        let _ = unlinkat(parent, unfinished.as_str(), UnlinkatFlags::NoRemoveDir);
-    })
-}
-
-/// Recognisable, should a kill of the runner leave one behind.
-pub(super) fn unfinished_name() -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let now = crate::model::time::Stamp::now();
-    format!(".river-runner-{}-{number}-{now}.unfinished", std::process::id())
+    }
+    Err(FileFault::LinksTooFar)
 }

@@ -42,6 +42,17 @@ impl Invalid {
             ctx: None,
         }])
     }
+
+    /// A parameter that must be there and is not.
+    pub fn missing(place: &'static str, field: &str) -> Invalid {
+        Invalid(vec![Fault {
+            kind: "missing",
+            loc: vec![place.into(), field.into()],
+            msg: "Field required".to_owned(),
+            input: Value::Null,
+            ctx: None,
+        }])
+    }
 }
 
 /// Why a value is not of its type: the contract's `type` and `msg`, and where inside the field.

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 /// One name of a list.
 #[derive(Debug, Serialize)]
-pub struct Entry {
+pub struct EntryView {
     pub name: String,
     pub path: String,
     #[serde(rename = "type")]
@@ -19,7 +19,7 @@ pub struct Entry {
 #[derive(Debug, Serialize)]
 pub struct List {
     pub path: String,
-    pub entries: Vec<Entry>,
+    pub entries: Vec<EntryView>,
     pub parent: Option<String>,
     /// Ours: given back as `cursor`, it asks for the names behind these; `null` at the end.
     pub cursor: Option<String>,
@@ -39,17 +39,33 @@ pub struct Content {
 
 /// What is told of one name.
 #[derive(Debug, Serialize)]
-pub struct About {
+pub struct AboutView {
     pub path: String,
     #[serde(rename = "type")]
     pub kind: &'static str,
-    pub size: u64,
+    pub size: i64,
     pub mtime: String,
     pub permissions: String,
     pub owner: Option<String>,
     pub is_readable: bool,
     pub is_writable: bool,
     pub is_binary: bool,
+}
+
+/// The name that a page of a list ends with, for the next: hexadecimal, since names are any bytes.
+pub fn cursor_text(name: &[u8]) -> String {
+    name.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Undoes [`cursor_text`]; `None` for what is none. Empty is before the first name.
+pub fn cursor_of(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes();
+    let byte = |pair: &[u8]| {
+        let pair = std::str::from_utf8(pair).ok().filter(|pair| !pair.starts_with('+'))?;
+        u8::from_str_radix(pair, 16).ok()
+    };
+    let is_even = digits.len().is_multiple_of(2);
+    digits.chunks(2).map(byte).collect::<Option<_>>().filter(|_| is_even)
 }
 
 /// The nine letters of a mode; set-id bits and the sticky one are not shown.

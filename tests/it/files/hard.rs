@@ -1,0 +1,153 @@
+//! Names, kinds and disks that go wrong elsewhere.
+
+use std::os::unix::net::UnixListener;
+
+use serde_json::{Value, json};
+
+use super::house::House;
+use crate::kit::{Daemon, SmallDisk};
+
+#[test]
+fn names_of_any_bytes_are_listed_read_moved_and_removed() {
+    let house = House::busybox();
+    house.inside(
+        r#"mkdir /n; cd /n; echo space > 'a b'; echo line > "$(printf 'c\nd')"; \
+           echo bytes > "$(printf 'e\377')"; echo quote > "it's \"q\"""#,
+    );
+    let list = house.get("list?path=/n").expect(200).json;
+    let names: Vec<_> = list["entries"].as_array().unwrap().iter().map(|e| &e["name"]).collect();
+    assert_eq!(names, [&json!("a b"), &json!("c\nd"), &json!("e\u{fffd}"), &json!("it's \"q\"")]);
+    assert_eq!(house.read("/n/a%20b"), "space\n");
+    assert_eq!(house.read("/n/c%0Ad"), "line\n");
+    assert_eq!(house.read("/n/it's%20%22q%22"), "quote\n");
+    // Shown with a replacement, found by it, and written back under its own bytes.
+    let path = "/n/e\u{fffd}";
+    assert_eq!(house.read("/n/e%EF%BF%BD"), "bytes\n");
+    assert_eq!(house.get("stat?path=/n/e%EF%BF%BD").expect(200).json["size"], 6);
+    house.write(path, "new").expect(200);
+    assert_eq!(house.inside(r#"cat "/n/$(printf 'e\377')"; ls /n | wc -l"#), "new4\n");
+    house.rename(path, "/n/plain", false).expect(200);
+    assert_eq!(house.read("/n/plain"), "new");
+    // Of two that look the same none is meant.
+    house.inside(r#"cd /n; echo 1 > "$(printf 'e\377')"; echo 2 > "$(printf 'e\376')""#);
+    house.get("read?path=/n/e%EF%BF%BD").expect(404);
+    house.delete("/n&recursive=true").expect(200);
+}
+
+#[test]
+fn list_goes_on_behind_names_of_any_bytes() {
+    let house = House::busybox();
+    house.inside(
+        r#"mkdir /m; cd /m; for i in $(seq 1 1200); do : > "$(printf 'f%s\377' $i)"; done"#,
+    );
+    let first = house.get("list?path=/m").expect(200).json;
+    let cursor = first["cursor"].as_str().expect("more");
+    let rest = house.get(&format!("list?path=/m&cursor={cursor}")).expect(200).json;
+    assert_eq!(rest["entries"].as_array().map(Vec::len), Some(200));
+    assert_eq!(rest["cursor"], Value::Null);
+}
+
+#[test]
+fn container_without_any_program_has_every_row() {
+    let house = House::bare();
+    house.write("/a/b", "text").expect(200);
+    assert_eq!(house.read("/a/b"), "text");
+    house.post("mkdir", json!({ "path": "/c/d" })).expect(200);
+    house.rename("/a/b", "/c/d/e", false).expect(200);
+    let stat = house.get("stat?path=/c/d/e").expect(200).json;
+    assert_eq!((&stat["size"], &stat["owner"]), (&json!(4), &json!("root")));
+    let list = house.get("list").expect(200).json;
+    let names: Vec<_> = list["entries"].as_array().unwrap().iter().map(|e| &e["name"]).collect();
+    assert!(names.contains(&&json!("c")) && !names.contains(&&json!("bin")), "{names:?}");
+    house.delete("/c&recursive=true").expect(200);
+}
+
+#[test]
+fn sockets_are_told_of_and_not_opened() {
+    let house = House::busybox();
+    let path = house.daemon.shared_dir().join("shared_data/socket");
+    let _socket = UnixListener::bind(path).unwrap();
+    let stat = house.get("stat?path=/shared/socket").expect(200).json;
+    assert_eq!(stat["type"], "other");
+    house.get("read?path=/shared/socket").expect(400);
+    house.write("/shared/socket", "x").expect(400);
+    house.delete("/shared/socket").expect(200);
+}
+
+#[test]
+fn kernels_files_are_refused_where_they_are_mounted_elsewhere() {
+    let mounts = vec!["/proc:/p", "/sys:/s", "/dev:/d", "/sys/fs/cgroup:/c"];
+    let house = House::of(Daemon::builder().set("additional_mounts", mounts).start());
+    for path in ["/p/version", "/p/1/root/etc/passwd", "/s/kernel/uevent_seqnum", "/p/1/environ"] {
+        let read = house.get(&format!("read?path={path}"));
+        assert!([400, 403].contains(&read.status), "{path}: {}", read.text());
+    }
+    for path in ["/p", "/s", "/p/1/root", "/p/self/cwd"] {
+        let list = house.get(&format!("list?path={path}"));
+        assert!([400, 403].contains(&list.status), "{path}: {}", list.text());
+    }
+    assert_eq!(house.get("read?path=/d/null").status, 400);
+    for path in ["/p/sys/kernel/hostname", "/s/x", "/d/null", "/p/1/root/tmp/x"] {
+        assert!([400, 403].contains(&house.write(path, "x").status), "{path}");
+    }
+    assert!(house.delete("/p/1/root/tmp&recursive=true").status >= 400);
+}
+
+#[test]
+fn program_that_runs_is_replaced_and_runs_on() {
+    let house = House::busybox();
+    house.inside("cp /bin/busybox /bin/busybox-own; (/bin/busybox-own sleep 600 >/dev/null 2>&1 </dev/null &)");
+    house.write("/bin/busybox-own", "text").expect(200);
+    assert_eq!(house.read("/bin/busybox-own"), "text");
+    let seen =
+        house.inside("stat -c %a /bin/busybox-own; ls -l /proc/[0-9]*/exe | grep -c own.*deleted");
+    assert_eq!(seen, "755\n1\n");
+}
+
+#[test]
+fn full_disk_keeps_the_old_content() {
+    let mut daemon = Daemon::builder().stopped();
+    std::fs::create_dir_all(daemon.shared_dir().join("shared_data")).unwrap();
+    let disk = SmallDisk::over(&daemon.shared_dir().join("shared_data"), 4 << 20, 100);
+    daemon.launch();
+    daemon.wait_healthy();
+    let house = House::of(daemon);
+    house.write("/shared/f", "old").expect(200);
+    let refused = house.write("/shared/f", &"x".repeat(8 << 20)).expect(500);
+    let detail = refused.json["detail"].as_str().unwrap();
+    assert!(detail.contains("/shared/f") && detail.contains("No space left"), "{detail}");
+    assert_eq!(house.read("/shared/f"), "old");
+    assert_eq!(house.inside("ls -A /shared"), "f\n");
+    drop(house);
+    drop(disk);
+}
+
+#[test]
+fn bad_values_are_refused_by_name() {
+    let house = House::busybox();
+    let long = format!("/{}", "n".repeat(300));
+    assert_eq!(house.write(&long, "x").status, 400);
+    assert_eq!(house.get(&format!("stat?path=/{}", "a/".repeat(3000))).status, 400);
+    assert_eq!(house.get("read?path=/etc").status, 400);
+    assert_eq!(house.write("/etc", "x").status, 500);
+    assert_eq!(house.write("/etc/passwd/x", "x").status, 409);
+    for body in [
+        json!({ "content": "x" }),
+        json!({ "path": "/x" }),
+        json!({ "path": 5, "content": "x" }),
+        json!({ "path": "/x", "content": null }),
+        json!({ "path": "/x", "content": "x", "encoding": "rot13" }),
+        json!({ "path": "/x", "content": "x", "create_parents": "perhaps" }),
+    ] {
+        let refused = house.post("write", body.clone()).expect(422);
+        assert!(refused.json["detail"][0]["loc"].is_array(), "{body}");
+    }
+    let no_parent = json!({ "path": "/no/such/f", "content": "x", "create_parents": false });
+    house.post("write", no_parent).expect(500);
+    house.get("stat?path=/no").expect(404);
+    house.post("rename", json!({ "source": "/x" })).expect(422);
+    house.post("rename", json!({ "source": "/x", "destination": "x" })).expect(400);
+    house.post("mkdir", json!({ "path": "/etc/passwd" })).expect(409);
+    house.post("mkdir", json!({ "path": "/no/such", "parents": false })).expect(500);
+    assert_eq!(house.inside("ls -A / | grep -e '^x$' -e unfinished || true"), "");
+}
