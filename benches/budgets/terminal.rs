@@ -25,13 +25,20 @@ trait Terminal: Send {
     /// Appends what comes next; waits for something to come.
     fn more(&mut self, output: &mut Vec<u8>);
 
-    /// Reads until the output ends in `text`; how many bytes it was.
+    /// Reads until `text` has come; how many bytes there were. A prompt may follow, and may come
+    /// together with `text` or before the next one.
     fn until(&mut self, text: &str) -> usize {
-        let mut output = Vec::new();
-        while !output.ends_with(text.as_bytes()) {
+        let (mut output, mut passed) = (Vec::new(), 0);
+        loop {
             self.more(&mut output);
+            if output.windows(text.len()).any(|part| part == text.as_bytes()) {
+                return passed + output.len();
+            }
+            // The rest may be the beginning of `text`.
+            let past = output.len().saturating_sub(text.len());
+            output.drain(..past);
+            passed += past;
         }
-        output.len()
     }
 }
 

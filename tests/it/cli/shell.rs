@@ -73,7 +73,7 @@ fn shell_that_is_refused_says_why_and_leaves_the_terminal_alone() {
     });
     let mut pty = Pty::start(&shell(&runner));
     assert_eq!(pty.wait_end().code(), Some(1));
-    assert_eq!(pty.shown(), "river-runner: task 7 is not [2Jrunning\r\n");
+    pty.wait_shown_alone("river-runner: task 7 is not [2Jrunning\r\n");
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn runner_that_is_lost_gives_the_terminal_back_and_is_an_error() {
     pty.wait_raw();
     drop(held);
     assert_eq!(pty.wait_end().code(), Some(1));
-    assert!(pty.shown().contains("the connection to the runner broke"), "{}", pty.shown());
+    pty.wait_shown("the connection to the runner broke", 1);
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn runner_that_closes_before_the_shell_ends_is_an_error() {
     });
     let mut pty = Pty::start(&shell(&runner));
     assert_eq!(pty.wait_end().code(), Some(1));
-    assert!(pty.shown().contains("the runner closed the terminal (code 1001)"), "{}", pty.shown());
+    pty.wait_shown("the runner closed the terminal (code 1001)", 1);
 }
 
 #[test]
@@ -331,6 +331,24 @@ fn shell_of_a_task_that_is_not_there_says_so() {
         assert_eq!(output.status.code(), Some(1));
         assert!(text(&output.stderr).contains(&id.to_string()), "{}", text(&output.stderr));
     }
+}
+
+#[test]
+fn image_without_a_shell_is_said() {
+    let daemon = Daemon::start();
+    let id = running(&daemon, "sleep 300");
+    docker(&["exec", &task_container(id), "rm", "-f", "/bin/sh", "/bin/bash"]);
+    let output = shell_in(&daemon, id).output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""));
+    assert!(text(&output.stderr).contains("/bin/sh"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn shell_without_a_terminal_and_without_input_ends_at_once() {
+    let daemon = Daemon::start();
+    let id = running(&daemon, "sleep 300");
+    let child = shell_in(&daemon, id).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    assert_eq!(status_of(child).code(), Some(0));
 }
 
 #[test]
