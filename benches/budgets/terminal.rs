@@ -72,23 +72,25 @@ pub fn run(place: &Place, figures: &mut Figures) {
     let task = InContainer::start(&runner, &place.environment());
     let settle = place.pick(Duration::from_secs(3), Duration::from_millis(300));
     let path = format!("/ws/task/{}/terminal", task.id);
+    let open = || Socket::open(runner.address, &path);
 
     // Every thread has worked once.
-    drop(opened(Socket::open(runner.address, &path)));
+    drop(opened(open()));
     sleep(settle);
     let empty = runner.pss_bytes();
+    let idle: Vec<_> = (0..place.pick(30, 3)).map(|_| opened(open())).collect();
+    sleep(settle);
+    figures.tell("terminal_kb", (runner.pss_bytes() - empty) / 1e3 / idle.len() as f64);
+    drop(idle);
+
     let counts = place.pick([1, 30, 100], [1, 2, 3]);
     let (mut ours, mut raw) = (Vec::new(), Vec::new());
     for (count, name) in counts.into_iter().zip([1, 30, 100]) {
         while ours.len() < count {
-            ours.push(opened(Socket::open(runner.address, &path)));
+            ours.push(opened(open()));
             raw.push(opened(exec::shell(&task.container())));
         }
-        if name == 100 {
-            sleep(settle);
-            figures.tell("terminal_kb", (runner.pss_bytes() - empty) / 1e3 / count as f64);
-        }
-        let keys = place.pick(1000, 10);
+        let keys = place.pick(3000, 10);
         let (ours_ms, raw_ms) = echoes(&mut ours, &mut raw, keys);
         figures.tell_beside(
             &format!("terminal_{name}_ms"),
@@ -110,6 +112,9 @@ pub fn run(place: &Place, figures: &mut Figures) {
             median(raw_rates),
         );
     }
+    sleep(settle);
+    let used = (runner.pss_bytes() - empty) / 1e3 / ours.len() as f64;
+    figures.tell("terminal_used_kb", used);
 }
 
 /// Returns when the shell has come up.
