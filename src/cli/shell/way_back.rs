@@ -179,11 +179,16 @@ impl Shell {
                 return Ok(None);
             }
             let writes = self.screen.is_waiting();
-            let screen = if writes { PollFlags::POLLOUT } else { PollFlags::empty() };
+            let signals = || PollFd::new(self.signals.as_fd(), PollFlags::POLLIN);
             let mut fds = [
-                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+                signals(),
                 PollFd::new(self.keyboard.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.screen.as_fd(), screen),
+                // What is not wanted must not be polled: its end would be told again and again.
+                if writes {
+                    PollFd::new(self.screen.as_fd(), PollFlags::POLLOUT)
+                } else {
+                    signals()
+                },
             ];
             match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO)) {
                 Ok(_) | Err(Errno::EINTR) => (),
