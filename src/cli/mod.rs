@@ -96,7 +96,7 @@ enum Command {
     ///
     /// One name a line, in the order of their bytes, however many there are; -l adds type (d
     /// directory, l symlink, ? neither), permissions, size and time. A file is listed by itself.
-    /// On a terminal odd names are quoted as for a shell; in a pipe they are bytes as they are.
+    /// On a terminal odd names are quoted as for a shell; in a pipe they are not.
     #[command(after_long_help = LS_EXAMPLES)]
     Ls(ls::LsArguments),
 
