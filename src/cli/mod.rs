@@ -52,6 +52,7 @@ Examples:
   river-runner serve                                     work alone, for users of this machine
   river-runner serve --host-address 10.0.0.1             work for a cluster
   river-runner run --image busybox -- echo hello         one task, with its output and exit code
+  river-runner shell 42                                  look inside of a running task
   river-runner config import runner_config.py > /etc/river-runner/runner.toml
 
 Settings are read from /etc/river-runner/runner.toml, then from the environment (RIVER_<KEY>),
@@ -86,10 +87,17 @@ enum Command {
     /// leaves and ends the shell (~~ types a tilde there). Without a terminal on stdin the lines
     /// that come are typed, and its end is typed as Ctrl-D; for bytes there is cp. The exit code
     /// is 0 once the shell has ended, whatever it ended with, and 1 if there is no shell or the
-    /// runner is lost.
+    /// runner is lost. If only the connection is lost and the runner keeps the shell, it is come
+    /// back to for up to a minute.
+    #[command(after_long_help = SHELL_EXAMPLES)]
     Shell(shell::ShellArguments),
 
     /// List a directory in a running task
+    ///
+    /// One name a line, in the order of their bytes, however many there are; -l adds type (d
+    /// directory, l symlink, ? neither), permissions, size and time. A file is listed by itself.
+    /// On a terminal odd names are quoted as for a shell; in a pipe they are not.
+    #[command(after_long_help = LS_EXAMPLES)]
     Ls(ls::LsArguments),
 
     /// Copy files into a running task and out of it
@@ -133,6 +141,16 @@ Examples:
 
 Words after -- reach the task as they are; nothing in them is expanded. --shell takes a text for
 /bin/sh. /shared in the task is shared_data in the runner's shared_dir.";
+
+const SHELL_EXAMPLES: &str = "\
+Examples:
+  river-runner shell 42                                  type exit, or ~. to leave
+  echo 'ps; df /; exit' | river-runner shell 42          lines from a pipe";
+
+const LS_EXAMPLES: &str = "\
+Examples:
+  river-runner ls 42:/shared
+  river-runner ls -la 42:/local_temp";
 
 const CP_EXAMPLES: &str = "\
 Examples:

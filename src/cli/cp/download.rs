@@ -85,7 +85,7 @@ impl Copy {
                     self.leave_out(&place.to_string(), failure)?;
                 }
             }
-            match page.next_cursor {
+            match page.cursor {
                 Some(next) if !page.entries.is_empty() => cursor = Some(next),
                 Some(_) | None => return Ok(()),
             }

@@ -5,8 +5,10 @@ mod escape;
 mod keyboard;
 mod screen;
 mod session;
+mod way_back;
 mod window;
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -27,6 +29,7 @@ use crate::model::ids::TaskId;
 use keyboard::{Input, Keyboard};
 use screen::Screen;
 use session::{Goodbye, Heard, Session};
+use way_back::WayBack;
 use window::Window;
 
 #[derive(Args, Clone, Debug)]
@@ -40,6 +43,9 @@ pub struct ShellArguments {
 
 /// A tty's end of input, typed at the start of a line.
 const END_OF_INPUT: &str = "\u{4}";
+
+/// What Ctrl-C types.
+const INTERRUPT: char = '\u{3}';
 
 /// The close code of a shell that has ended.
 const NORMAL: u16 = 1000;
@@ -58,15 +64,18 @@ enum Ending {
 /// The runner can't be reached, has no terminal for us, or is lost.
 pub fn shell(arguments: &ShellArguments, path: &ConfigPath) -> Result<ExitCode, Failure> {
     let runner = arguments.reach.runner(path)?;
-    let session = Session::open(&runner, arguments.id)?;
+    let keyboard = Keyboard::of_stdin().map_err(Failure::Input)?;
+    let way_back = WayBack::new(runner, arguments.id, &keyboard).map_err(Failure::Input)?;
+    let session = way_back.open()?;
     // Held before the terminal is touched: from here on nothing ends us that leaves it raw.
     let signals = [Signal::SIGQUIT, Signal::SIGWINCH, Signal::SIGTSTP, Signal::SIGCONT];
     let signals = Signals::hold_with(&signals).map_err(|errno| Failure::Output(errno.into()))?;
     let mut shell = Shell {
         signals,
-        keyboard: Keyboard::of_stdin().map_err(Failure::Input)?,
+        keyboard,
         screen: Screen::of_stdout().map_err(Failure::Output)?,
         session,
+        way_back,
         stage: Stage::Greeting,
         input: InputStage::Open { at_line_start: true },
     };
@@ -89,6 +98,7 @@ struct Shell {
     keyboard: Keyboard,
     screen: Screen,
     session: Session,
+    way_back: WayBack,
     stage: Stage,
     input: InputStage,
 }
@@ -124,6 +134,23 @@ struct Ready {
 
 impl Shell {
     fn attend(&mut self) -> Result<Ending, Failure> {
+        loop {
+            let lost = match self.attend_connection() {
+                Err(Failure::Client(error)) => error,
+                done => return done,
+            };
+            let is_open = matches!(self.stage, Stage::Starting(_) | Stage::Open);
+            if !is_open {
+                return Err(lost.into());
+            }
+            if let Some(ending) = self.come_back(lost)? {
+                return Ok(ending);
+            }
+        }
+    }
+
+    /// Attends until the end, or until the connection is lost.
+    fn attend_connection(&mut self) -> Result<Ending, Failure> {
         self.tell_size()?;
         loop {
             // Before the wait: the first messages may have come together with the handshake, and
@@ -213,12 +240,16 @@ impl Shell {
         while !self.screen.is_full() {
             match self.session.hear()? {
                 None => break,
-                Some(Heard::Output { data }) => {
-                    if matches!(self.stage, Stage::Greeting) {
-                        // Not before: until there is a shell, Ctrl-C is a signal.
-                        self.keyboard.make_raw().map_err(Failure::Input)?;
-                        self.stage = Stage::Starting(Instant::now());
+                Some(Heard::Attached { offset, lost }) => {
+                    self.way_back.attached(offset)?;
+                    self.greet()?;
+                    if lost > 0 {
+                        notice(&format!("{lost} bytes of output are lost"));
                     }
+                }
+                Some(Heard::Output { data }) => {
+                    self.way_back.saw(&data)?;
+                    self.greet()?;
                     if matches!(self.stage, Stage::Starting(_)) && !data.is_empty() {
                         self.stage = Stage::Open;
                     }
@@ -238,6 +269,16 @@ impl Shell {
         Ok(())
     }
 
+    /// There is a shell.
+    fn greet(&mut self) -> Result<(), Failure> {
+        if matches!(self.stage, Stage::Greeting) {
+            // Not before: until there is a shell, Ctrl-C is a signal.
+            self.keyboard.make_raw().map_err(Failure::Input)?;
+            self.stage = Stage::Starting(Instant::now());
+        }
+        Ok(())
+    }
+
     fn tell_size(&mut self) -> Result<(), Failure> {
         match self.stage {
             Stage::Closed(_) => Ok(()),
@@ -249,6 +290,11 @@ impl Shell {
 
     fn take_input(&mut self) -> Result<Option<Ending>, Failure> {
         match self.keyboard.read() {
+            Ok(Input::Text(text)) if self.way_back.is_lost() => {
+                // The rest reaches nobody: which shell there will be is not known.
+                let leaves = text.contains(INTERRUPT);
+                Ok(leaves.then(|| Ending::Left(signals::exit_code(Signal::SIGINT))))
+            }
             Ok(Input::Text(text)) => {
                 self.session.input(&text)?;
                 if let (InputStage::Open { at_line_start }, Some(last)) =
@@ -324,6 +370,12 @@ impl Shell {
             }
         }
     }
+}
+
+/// A line for the person at the terminal, which is raw.
+fn notice(what: &impl Display) {
+    // With stderr closed there is nobody to tell.
+    let _ = write!(io::stderr(), "\r\nriver-runner: {what}\r\n");
 }
 
 fn verdict(goodbye: &Goodbye) -> Result<Ending, Failure> {

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
 use serde::{Deserialize, Serialize};
+use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
-use tungstenite::{Error, Message, WebSocket};
+use tungstenite::{Error, Message, Utf8Bytes, WebSocket};
 
 use super::window::Window;
 use crate::cli::client::{ClientError, Stream};
 use crate::cli::runner::Runner;
-use crate::model::ids::TaskId;
 
 /// An open terminal.
 #[derive(Debug)]
@@ -29,6 +29,11 @@ pub struct Session {
 pub enum Heard {
     Output {
         data: String,
+    },
+    /// The session goes on at this byte of its output; as many before it were not kept.
+    Attached {
+        offset: u64,
+        lost: u64,
     },
     /// Why there is no terminal, or no more.
     Error {
@@ -59,8 +64,8 @@ enum Said<'a> {
 impl Session {
     /// # Errors
     /// The runner can't be reached or refuses. That there is no such task it says later.
-    pub fn open(runner: &Runner, id: TaskId) -> Result<Session, ClientError> {
-        let socket = runner.0.websocket(&format!("/ws/task/{id}/terminal"))?;
+    pub fn open(runner: &Runner, row: &str) -> Result<Session, ClientError> {
+        let socket = runner.0.websocket(row)?;
         Ok(Session { socket, is_unsent: false, heard_at: Instant::now() })
     }
 
@@ -127,9 +132,10 @@ impl Session {
         Ok(())
     }
 
-    /// Says that we leave.
+    /// Says that we leave and do not come back.
     pub fn say_goodbye(&mut self) -> Result<(), ClientError> {
-        match self.socket.close(None) {
+        let goodbye = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+        match self.socket.close(Some(goodbye)) {
             Ok(()) => self.flush(),
             Err(error) if is_quiet(&error) => Ok(()),
             Err(error) => Err(broken(error)),
@@ -184,6 +190,8 @@ mod test {
         let heard = |text: &str| serde_json::from_str::<Heard>(text).unwrap();
         assert_eq!(heard(r#"{"type":"output","data":"x"}"#), Heard::Output { data: "x".into() });
         assert_eq!(heard(r#"{"type":"error","data":"x"}"#), Heard::Error { data: "x".into() });
+        let attached = r#"{"type":"attached","session":"x","offset":7,"lost":0}"#;
+        assert_eq!(heard(attached), Heard::Attached { offset: 7, lost: 0 });
         assert_eq!(heard(r#"{"type":"new","field":[1]}"#), Heard::Unknown);
     }
 }

@@ -9,6 +9,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::json;
 
 use super::fake::{FakeRunner, reply};
+use super::pty::Pty;
 use super::{client, interrupt, of, start, status_of, text};
 use crate::kit::{Daemon, SOON, execute_body, image, running, unique_id, wait_until, with};
 
@@ -56,6 +57,38 @@ fn file_of_twelve_mib_and_an_odd_name_goes_in_and_comes_back_as_it_was() {
     fs::remove_file(&file).unwrap();
     copied(of(&daemon, &["cp"]).arg(format!("{id}:/shared/{name}")).arg(place.path()));
     assert!(fs::read(&file).unwrap() == bytes, "damaged on its way out");
+}
+
+#[test]
+fn largest_file_that_a_runner_takes_goes_in_and_comes_back_as_it_was() {
+    let daemon = Daemon::start();
+    let id = running(&daemon, SLEEP);
+    let place = tempfile::tempdir().unwrap();
+    let bytes = random(50 << 20);
+    let file = place.path().join("large");
+    fs::write(&file, &bytes).unwrap();
+    copied(of(&daemon, &["cp"]).arg(&file).arg(format!("{id}:/tmp/large")));
+    let output = copied(&mut of(&daemon, &["cp", &format!("{id}:/tmp/large"), "-"]));
+    assert!(output.stdout == bytes, "damaged");
+}
+
+#[test]
+fn person_sees_how_far_a_long_copy_is_and_nothing_of_it_stays() {
+    let daemon = Daemon::start();
+    let id = running(&daemon, SLEEP);
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("long");
+    fs::write(&file, random(12 << 20)).unwrap();
+    for (from, to, seen) in [
+        (file.display().to_string(), format!("{id}:/tmp/long"), "12 MiB on their way".to_owned()),
+        (format!("{id}:/tmp/long"), file.display().to_string(), "8 of 12 MiB".to_owned()),
+    ] {
+        let mut pty = Pty::start(&of(&daemon, &["cp", &from, &to]));
+        assert_eq!(pty.wait_end().code(), Some(0));
+        pty.wait_shown(&seen, 1);
+        // The line is taken away.
+        assert!(wait_until(SOON, || pty.shown().ends_with("\r\u{1b}[K")), "{:?}", pty.shown());
+    }
 }
 
 #[test]

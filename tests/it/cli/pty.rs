@@ -68,6 +68,13 @@ impl Pty {
         assert!(shown, "no {text:?} in {:?}", self.shown());
     }
 
+    /// Waits until `text` and nothing else is on the screen.
+    #[track_caller]
+    pub fn wait_shown_alone(&self, text: &str) {
+        let _ = wait_until(SOON, || self.shown().len() >= text.len());
+        assert_eq!(self.shown(), text);
+    }
+
     /// Whether keys go to the program as they are.
     pub fn is_raw(&self) -> bool {
         let flags = tcgetattr(&self.terminal).unwrap().local_flags;

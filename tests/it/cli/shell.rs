@@ -73,7 +73,7 @@ fn shell_that_is_refused_says_why_and_leaves_the_terminal_alone() {
     });
     let mut pty = Pty::start(&shell(&runner));
     assert_eq!(pty.wait_end().code(), Some(1));
-    assert_eq!(pty.shown(), "river-runner: task 7 is not [2Jrunning\r\n");
+    pty.wait_shown_alone("river-runner: task 7 is not [2Jrunning\r\n");
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn runner_that_is_lost_gives_the_terminal_back_and_is_an_error() {
     pty.wait_raw();
     drop(held);
     assert_eq!(pty.wait_end().code(), Some(1));
-    assert!(pty.shown().contains("the connection to the runner broke"), "{}", pty.shown());
+    pty.wait_shown("the connection to the runner broke", 1);
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn runner_that_closes_before_the_shell_ends_is_an_error() {
     });
     let mut pty = Pty::start(&shell(&runner));
     assert_eq!(pty.wait_end().code(), Some(1));
-    assert!(pty.shown().contains("the runner closed the terminal (code 1001)"), "{}", pty.shown());
+    pty.wait_shown("the runner closed the terminal (code 1001)", 1);
 }
 
 #[test]
@@ -220,6 +220,108 @@ fn first_message_is_the_size_and_a_new_size_is_told() {
     assert_eq!(all()[1], json!({"type": "resize", "rows": 40, "cols": 120}));
 }
 
+/// A runner that keeps shells: it tells of the session at this byte of its output, says something
+/// and loses the connection, and when the session is asked for again does `attend`.
+fn keeper(attend: impl Fn(&mut Socket<'_>) + Send + Sync + 'static) -> FakeRunner {
+    FakeRunner::start(move |request, caller| {
+        accept(request, caller);
+        let mut socket = WebSocket::from_raw_socket(caller, Role::Server, None);
+        if request.path.contains("&offset=") {
+            attend(&mut socket);
+        } else {
+            tell(&mut socket, &attached(0, 0));
+            tell(&mut socket, &json!({"type": "output", "data": "on\u{e9}"}));
+        }
+    })
+}
+
+fn attached(offset: u64, lost: u64) -> Value {
+    json!({"type": "attached", "session": "x", "offset": offset, "lost": lost})
+}
+
+#[test]
+fn shell_that_is_kept_is_come_back_to_behind_what_was_seen() {
+    let runner = keeper(|socket| {
+        tell(socket, &attached(4, 0));
+        tell(socket, &json!({"type": "output", "data": "two"}));
+        close(socket, 1000);
+    });
+    let mut pty = Pty::start(&shell(&runner));
+    assert_eq!(pty.wait_end().code(), Some(0));
+    pty.wait_shown("two", 1);
+    let shown = pty.shown();
+    assert!(shown.starts_with("on\u{e9}\r\nriver-runner: the connection is lost; "), "{shown:?}");
+    let path = |request: &Request| request.path.clone();
+    let first = runner.seen.wait_for("GET /ws/task/7/terminal", path);
+    let session = first.split_once("?session=").unwrap().1;
+    assert!(session.len() == 32 && session.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+    assert!(runner.seen.has(&format!("GET {first}&offset=4")));
+}
+
+#[test]
+fn output_that_was_not_kept_is_said() {
+    let runner = keeper(|socket| {
+        tell(socket, &attached(9, 5));
+        close(socket, 1000);
+    });
+    let mut pty = Pty::start(&shell(&runner));
+    assert_eq!(pty.wait_end().code(), Some(0));
+    pty.wait_shown("river-runner: 5 bytes of output are lost\r\n", 1);
+}
+
+#[test]
+fn other_shell_than_the_one_that_was_lost_is_not_typed_into() {
+    for other in [attached(0, 0), json!({"type": "output", "data": ""})] {
+        let runner = keeper(move |socket| {
+            tell(socket, &other);
+            listen(socket);
+        });
+        let mut pty = Pty::start(&shell(&runner));
+        assert_eq!(pty.wait_end().code(), Some(1));
+        pty.wait_shown("the shell has ended while the connection was lost", 1);
+    }
+}
+
+#[test]
+fn refused_way_back_ends_with_the_runners_words() {
+    let runner = keeper(|socket| {
+        tell(socket, &json!({"type": "error", "data": "task 7 is not running"}));
+        close(socket, 1008);
+    });
+    let mut pty = Pty::start(&shell(&runner));
+    assert_eq!(pty.wait_end().code(), Some(1));
+    pty.wait_shown("river-runner: task 7 is not running", 1);
+}
+
+#[test]
+fn nobody_has_to_wait_for_a_runner_that_does_not_come_back() {
+    let calls = Arc::new(Mutex::new(0));
+    let runner = FakeRunner::start(move |request, caller| {
+        let mut calls = calls.lock().unwrap();
+        *calls += 1;
+        if *calls > 1 {
+            return reply(caller, 503, &json!({"detail": "busy"}));
+        }
+        accept(request, caller);
+        tell(&mut WebSocket::from_raw_socket(caller, Role::Server, None), &attached(0, 0));
+    });
+    let mut pty = Pty::start(&shell(&runner));
+    pty.wait_shown("the connection is lost", 1);
+    assert!(wait_until(SOON, || runner.seen.count("GET /ws/task/7/terminal") > 2));
+    pty.type_keys("x\u{3}");
+    assert_eq!(pty.wait_end().code(), Some(130));
+}
+
+#[test]
+fn lines_from_a_pipe_are_for_one_connection() {
+    let runner = keeper(listen);
+    let mut command = shell(&runner);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(runner.seen.count("GET /ws/task/7/terminal"), 1);
+    assert!(!runner.seen.has("GET /ws/task/7/terminal?"));
+}
+
 // ── on the real thing ────────────────────────────────────────────────────────────────────────
 
 fn shell_in(daemon: &Daemon, id: u64) -> Command {
@@ -239,11 +341,17 @@ fn person_types_resizes_and_leaves_by_exit() {
     let id = running(&daemon, "sleep 300");
     let mut pty = Pty::start(&shell_in(&daemon, id));
     pty.wait_raw();
-    pty.type_keys("echo o''ne; stty size\r");
-    pty.wait_shown("one\r\n30 100", 1);
+    pty.type_keys("echo o''ne\r");
+    pty.wait_shown("one\r\n", 1);
+    // A size is told to the Engine beside all else.
+    let when_it_is = |size: &str, then: &str| {
+        format!("until [ \"$(stty size)\" = '{size}' ]; do sleep 0.1; done; echo {then}\r")
+    };
+    pty.type_keys(&when_it_is("30 100", "fi''rst"));
+    pty.wait_shown("first\r\n", 1);
     pty.resize(41, 121);
-    pty.type_keys("sleep 0.3; stty size\r");
-    pty.wait_shown("41 121", 1);
+    pty.type_keys(&when_it_is("41 121", "sec''ond"));
+    pty.wait_shown("second\r\n", 1);
     // To the shell, not to us.
     pty.type_keys("echo r''eady; sleep 100\r");
     pty.wait_shown("ready", 1);
@@ -331,6 +439,24 @@ fn shell_of_a_task_that_is_not_there_says_so() {
         assert_eq!(output.status.code(), Some(1));
         assert!(text(&output.stderr).contains(&id.to_string()), "{}", text(&output.stderr));
     }
+}
+
+#[test]
+fn image_without_a_shell_is_said() {
+    let daemon = Daemon::start();
+    let id = running(&daemon, "sleep 300");
+    docker(&["exec", &task_container(id), "rm", "-f", "/bin/sh", "/bin/bash"]);
+    let output = shell_in(&daemon, id).output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""));
+    assert!(text(&output.stderr).contains("/bin/sh"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn shell_without_a_terminal_and_without_input_ends_at_once() {
+    let daemon = Daemon::start();
+    let id = running(&daemon, "sleep 300");
+    let child = shell_in(&daemon, id).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    assert_eq!(status_of(child).code(), Some(0));
 }
 
 #[test]
