@@ -240,9 +240,9 @@ impl Running {
         }
         self.server.settle(settled.saturating_duration_since(Instant::now()));
         self.door_stop.raise();
-        let left = Instant::now() + HTTP_DRAIN + HTTP_STREAMS_LEAVE;
-        self.server.join(left.saturating_duration_since(Instant::now()));
-        while !self.node.terminals.none_is_kept() && Instant::now() < left {
+        let until = Instant::now() + HTTP_DRAIN + HTTP_STREAMS_LEAVE;
+        self.server.join(HTTP_DRAIN + HTTP_STREAMS_LEAVE);
+        while !self.node.terminals.none_is_kept() && Instant::now() < until {
             std::thread::sleep(JOIN_LOOK_AGAIN);
         }
     }

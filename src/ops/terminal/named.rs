@@ -103,6 +103,17 @@ impl Terminals {
         self.doubts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
     }
 
+    /// Where the terminal of this name changes hands, and whether the caller is the first there.
+    fn place(&self, key: &Key) -> io::Result<(Arc<Place>, bool)> {
+        let mut named = lock(&self.named);
+        if let Some(place) = named.get(key) {
+            return Ok((Arc::clone(place), false));
+        }
+        let place = Arc::new(Place::new()?);
+        named.insert(key.clone(), Arc::clone(&place));
+        Ok((place, true))
+    }
+
     /// Wakes those who keep a terminal, to see that the runner stops.
     pub fn wake(&self) {
         lock(&self.named).values().for_each(|place| place.ring());
@@ -275,27 +286,19 @@ impl Named {
         let until = Instant::now() + TERMINAL_TAKE_OVER_PATIENCE;
         let key = (id, name.clone());
         loop {
-            let new = Arc::new(Place::new().map_err(OpError::NoSession)?);
-            let known = {
-                let mut named = lock(&node.terminals.named);
-                let known = named.get(&key).cloned();
-                if known.is_none() {
-                    named.insert(key.clone(), Arc::clone(&new));
-                }
-                known
-            };
+            let (place, is_new) = node.terminals.place(&key).map_err(OpError::NoSession)?;
             let seat = |place| Seat {
                 node: Arc::clone(node),
                 key: key.clone(),
                 place,
                 is_given_on: false,
             };
-            let Some(place) = known else {
-                let seat = seat(new);
+            if is_new {
+                let seat = seat(place);
                 let mut terminal = open(node, id)?;
                 terminal.history = Some(History::default());
                 return Ok(Named { terminal: Box::new(terminal), seat });
-            };
+            }
             match place.take(until) {
                 Taken::Terminal(terminal) => return Ok(Named { terminal, seat: seat(place) }),
                 Taken::Over => {}
