@@ -43,7 +43,7 @@ fn serve(socket: &mut Socket, node: &Arc<Node>, id: TaskId) {
     };
     // Clients throw the first message away (contract 2.1, step 5).
     say(socket, ToClient::Output { data: "" });
-    let ending = relay(socket, &mut terminal, None);
+    let ending = relay(socket, &mut terminal, &mut Vec::new(), None);
     finish(socket, &mut terminal, &ending);
 }
 
@@ -57,8 +57,9 @@ fn serve_named(socket: &mut Socket, node: &Arc<Node>, id: TaskId, name: &Name, o
     let (session, lost) = (&name.to_string(), replay.offset.saturating_sub(offset));
     say(socket, ToClient::Attached { session, offset: replay.offset, lost });
     say_all(socket, &replay.text);
+    let mut input = Vec::new();
     loop {
-        let ending = relay(socket, &mut named.terminal, Some(&named.seat));
+        let ending = relay(socket, &mut named.terminal, &mut input, Some(&named.seat));
         match ending {
             Ending::Peer => return named.keep(),
             Ending::Wanted => match named.give_on() {
@@ -105,11 +106,16 @@ fn finish(socket: &mut Socket, terminal: &mut Terminal, ending: &Ending) {
     socket.say_goodbye();
 }
 
-fn relay(socket: &mut Socket, terminal: &mut Terminal, seat: Option<&Seat>) -> Ending {
-    let mut input = Vec::new();
+/// `input` is what the shell has not taken yet; whoever has a `seat` may be asked to give it on.
+fn relay(
+    socket: &mut Socket,
+    terminal: &mut Terminal,
+    input: &mut Vec<u8>,
+    seat: Option<&Seat>,
+) -> Ending {
     loop {
-        receive(socket, terminal, &mut input);
-        let flow = terminal.give(&mut input).and_then(|()| pass(terminal, socket));
+        receive(socket, terminal, input);
+        let flow = terminal.give(input).and_then(|()| pass(terminal, socket));
         match flow {
             Ok(Flow::Open) => {}
             Ok(Flow::Ended) if terminal.has_ended() => return Ending::Shell,

@@ -7,8 +7,8 @@ use super::{Terminal, metric, processes};
 use crate::kit::{Daemon, SOON, running, wait_until};
 
 const TERMINALS: usize = 200;
-/// The peers, a few terminals each.
-const PEERS: usize = 8;
+/// The peers, a few terminals each: more at a time than are opened at a time.
+const PEERS: usize = 40;
 /// The pools' threads come and go, and connections to the Engine are kept for the next call.
 const SLACK: usize = 24;
 /// A thread for long calls ends after 2 s without work.
