@@ -232,13 +232,6 @@ pub const SESSION_HANDED_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const SESSION_FRAMES_A_TURN: usize = 64;
 /// A close frame holds 125 bytes with its code.
 pub const SESSION_REASON_BYTES_MAX: usize = 120;
-/// Input that a shell has not taken: a large paste; the peer waits with what is beyond.
-pub const TERMINAL_INPUT_BYTES_MAX: usize = 256 * 1024;
-/// Output in one message. Escaped as JSON it can become six times as long, below the 1 MiB of rule 5.
-pub const TERMINAL_PIECE_BYTES: usize = 32 * 1024;
-/// Between the hang-up and the kill of what a terminal leaves behind.
-pub const TERMINAL_END_GRACE: Duration = Duration::from_millis(500);
-pub const TERMINAL_LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// The contract's keep-alive: a ping after 20 s of silence, 20 s more for any sign of life.
 pub const SESSION_PING_EVERY: Duration = Duration::from_secs(20);
@@ -596,7 +589,40 @@ pub const DOCTOR_FREE_BYTES_MIN: u64 = 1 << 30;
 /// `doctor`: a peer that needs longer for a small answer is not well.
 pub const DOCTOR_PATIENCE: Duration = Duration::from_secs(5);
 
-// ── terminal ──
+// ── terminal ─────────────────────────────────────────────────────────────────────────────────
+
+/// Terminals being opened at a time: more than the Engine does at once, and a quarter of its quick calls.
+pub const TERMINAL_TURNS_MAX: usize = 16;
+/// Others wait for their turn; two hundred at once take ten seconds of a small machine's Engine.
+pub const TERMINAL_TURN_PATIENCE: Duration = Duration::from_secs(30);
+/// How often those who wait look whether the runner stops.
+pub const TERMINAL_TURN_LOOK: Duration = Duration::from_millis(50);
+/// Input that a shell has not taken: a large paste; the peer waits with what is beyond.
+pub const TERMINAL_INPUT_BYTES_MAX: usize = 256 * 1024;
+/// Output in one message. Escaped as JSON it can become six times as long, below the 1 MiB of rule 5.
+pub const TERMINAL_PIECE_BYTES: usize = 32 * 1024;
+/// Between the hang-up and the kill of what a terminal leaves behind; and at a stop of the runner.
+pub const TERMINAL_END_GRACE: Duration = Duration::from_millis(500);
+pub const TERMINAL_END_GRACE_AT_STOP: Duration = Duration::from_millis(100);
+/// Processes that are killed are gone within milliseconds, unless the kernel holds them.
+pub const TERMINAL_KILL_PATIENCE: Duration = Duration::from_millis(200);
+/// How often is looked whether a shell is there, or gone.
+pub const TERMINAL_LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Between the end of a shell's output and the end of its process: microseconds.
+pub const TERMINAL_END_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The longest name of a session that comes back: a UUID has 36.
+pub const TERMINAL_NAME_CHARS_MAX: usize = 64;
+/// Output kept of such a session: a few screens of a full-screen program, some thousand lines.
+pub const TERMINAL_HISTORY_BYTES: usize = 256 * 1024;
+/// How long its shell waits for a peer to come back: a laptop changes its network, a page is reloaded.
+pub const TERMINAL_GRACE: Duration = Duration::from_secs(300);
+/// Shells that wait so, each with a thread and its history.
+pub const TERMINALS_KEPT_MAX: usize = 64;
+/// Whoever has a session gives it on within milliseconds, or is opening it.
+pub const TERMINAL_TAKE_OVER_PATIENCE: Duration = Duration::from_secs(15);
+/// Pieces read of a shell without a peer before it is looked whether somebody asks.
+pub const TERMINAL_READS_A_TURN: usize = 16;
 
 /// Between the Engine's answer to an exec's start and the process being there, so that it has a pid and a
 /// terminal to resize: milliseconds, more on a loaded node.

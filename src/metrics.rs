@@ -101,5 +101,7 @@ figures! {
     WATCHES_HELD Gauge "river_watches" "Directories watched now, for all sessions together.";
     WATCH_CHANGES_LOST Counter "river_watch_changes_lost_total" "Changes of files not told to a session because its queue was full, or times the kernel's queue was.";
     // ops
+    TERMINALS Gauge "river_terminals" "Terminals open now, those without a peer included.";
+    TERMINALS_KEPT Gauge "river_terminals_kept" "Terminals that wait for their peer to come back.";
     TASKS_ENDED Counter "river_tasks_ended_total" "Tasks that have ended.";
 }

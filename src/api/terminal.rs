@@ -1,7 +1,8 @@
 //! `/ws/task/{task_id}/terminal` (contract 2.1): a peer and a shell, each as fast as the other. One
-//! loop, one poll; neither side's slowness takes more memory than its bound.
+//! loop, one poll; neither side's slowness takes more memory than its bound. With `?session=` the
+//! shell waits for its peer to come back (contrib/design/0009).
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -9,22 +10,67 @@ use nix::poll::PollFlags;
 
 use crate::limits::{TERMINAL_INPUT_BYTES_MAX, TERMINAL_PIECE_BYTES};
 use crate::model::ids::TaskId;
-use crate::ops::terminal::{self, Terminal, WindowSize};
+use crate::ops::terminal::{self, Name, Named, Said, Seat, Terminal, WindowSize};
 use crate::ops::{Node, OpError};
-use crate::serve::session::{INTERNAL_ERROR, POLICY};
+use crate::serve::session::{INTERNAL_ERROR, NORMAL, POLICY};
 use crate::serve::{Answer, Call, Message, Reply, Session, Socket, Source, Turn};
 use crate::wire::api::terminal::{FromClient, ToClient, whole_characters};
 
-/// Opens a terminal in the task's container.
+/// Opens a terminal in the task's container, or comes back to one.
 pub fn open(node: &Arc<Node>, call: Call) -> Answer {
     let Ok(id) = call.param("task_id").parse::<TaskId>() else {
         return Reply::detail(403, "the task id is no number").into();
     };
     let node = Arc::clone(node);
-    Answer::Session(Session::new("term", move |socket| match terminal::open(&node, id) {
-        Ok(terminal) => relay(socket, terminal),
-        Err(fault) => refuse(socket, &fault),
+    let Some(session) = call.query("session") else {
+        return Answer::Session(Session::new("term", move |socket| serve(socket, &node, id)));
+    };
+    let Ok(name) = session.parse::<Name>() else {
+        return Reply::detail(400, "session is no name: 1 to 64 of A-Z, a-z, 0-9, _ and -").into();
+    };
+    let Ok(offset) = call.query("offset").unwrap_or("0").parse::<u64>() else {
+        return Reply::detail(400, "offset is no number").into();
+    };
+    Answer::Session(Session::new("term", move |socket| {
+        serve_named(socket, &node, id, &name, offset);
     }))
+}
+
+fn serve(socket: &mut Socket, node: &Arc<Node>, id: TaskId) {
+    let mut terminal = match terminal::open(node, id) {
+        Ok(terminal) => terminal,
+        Err(fault) => return refuse(socket, &fault),
+    };
+    // Clients throw the first message away (contract 2.1, step 5).
+    say(socket, ToClient::Output { data: "" });
+    let ending = relay(socket, &mut terminal, &mut Vec::new(), None);
+    finish(socket, &mut terminal, &ending);
+}
+
+/// The first message is what this peer has asked for by giving a name; it expects no other.
+fn serve_named(socket: &mut Socket, node: &Arc<Node>, id: TaskId, name: &Name, offset: u64) {
+    let mut named = match Named::attach(node, id, name) {
+        Ok(named) => named,
+        Err(fault) => return refuse(socket, &fault),
+    };
+    let replay = named.replay(offset);
+    let (session, lost) = (&name.to_string(), replay.offset.saturating_sub(offset));
+    say(socket, ToClient::Attached { session, offset: replay.offset, lost });
+    say_all(socket, &replay.text);
+    let mut input = Vec::new();
+    loop {
+        let ending = relay(socket, &mut named.terminal, &mut input, Some(&named.seat));
+        match ending {
+            Ending::Peer => return named.keep(),
+            Ending::Wanted => match named.give_on() {
+                Some(back) => named = back,
+                None => return socket.close(NORMAL, "taken over"),
+            },
+            Ending::Shell | Ending::Lost(_) | Ending::Stop => {
+                return finish(socket, &mut named.terminal, &ending);
+            }
+        }
+    }
 }
 
 fn refuse(socket: &mut Socket, fault: &OpError) {
@@ -36,34 +82,49 @@ fn refuse(socket: &mut Socket, fault: &OpError) {
     socket.close(code, "");
 }
 
-fn relay(socket: &mut Socket, mut terminal: Terminal) {
-    // Clients throw the first message away (contract 2.1, step 5).
-    say(socket, ToClient::Output { data: "" });
-    let mut output = Output::default();
-    let mut input = Vec::new();
+/// Why a relay is over.
+enum Ending {
+    /// The shell has ended.
+    Shell,
+    /// The shell's connection has, and the shell has not.
+    Lost(Option<io::Error>),
+    Peer,
+    Stop,
+    /// Somebody else wants the terminal.
+    Wanted,
+}
+
+/// Says goodbye, before the shell's jobs are waited for.
+fn finish(socket: &mut Socket, terminal: &mut Terminal, ending: &Ending) {
+    if let Ending::Lost(error) = ending {
+        let why = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        let text = format!("the Engine's connection to the terminal broke{why}");
+        say(socket, ToClient::Error { data: &text });
+        socket.close(INTERNAL_ERROR, "the Engine's connection to the terminal broke");
+    }
+    terminal.hang_up();
+    socket.say_goodbye();
+}
+
+/// `input` is what the shell has not taken yet; whoever has a `seat` may be asked to give it on.
+fn relay(
+    socket: &mut Socket,
+    terminal: &mut Terminal,
+    input: &mut Vec<u8>,
+    seat: Option<&Seat>,
+) -> Ending {
     loop {
-        while input.len() < TERMINAL_INPUT_BYTES_MAX
-            && let Some(message) = socket.receive()
-        {
-            let Message::Text(text) = message else { continue };
-            match FromClient::read(&text) {
-                Some(FromClient::Input { data }) => input.extend_from_slice(data.as_bytes()),
-                Some(FromClient::Resize { rows, cols }) => {
-                    terminal.resize(WindowSize { rows, cols })
-                }
-                None => {}
-            }
-        }
-        let flow =
-            give(&mut terminal, &mut input).and_then(|()| output.pass(&mut terminal, socket));
+        receive(socket, terminal, input);
+        let flow = terminal.give(input).and_then(|()| pass(terminal, socket));
         match flow {
             Ok(Flow::Open) => {}
-            Ok(Flow::Ended) => return,
-            Err(error) => {
-                let text = format!("the Engine's connection to the terminal broke: {error}");
-                say(socket, ToClient::Error { data: &text });
-                return socket.close(INTERNAL_ERROR, "");
-            }
+            Ok(Flow::Ended) if terminal.has_ended() => return Ending::Shell,
+            Ok(Flow::Ended) => return Ending::Lost(None),
+            Err(error) => return Ending::Lost(Some(error)),
+        }
+        // No wait tells again of messages that were left for want of room.
+        if socket.has_message() && input.len() < TERMINAL_INPUT_BYTES_MAX {
+            continue;
         }
         let mut wanted = PollFlags::empty();
         if !socket.is_clogged() {
@@ -72,27 +133,42 @@ fn relay(socket: &mut Socket, mut terminal: Terminal) {
         if !input.is_empty() {
             wanted |= PollFlags::POLLOUT;
         }
-        let mut sources = [Source::new(terminal.as_fd(), wanted)];
-        if matches!(socket.wait(&mut sources, None), Turn::PeerLeft | Turn::Stopping) {
-            return;
+        let output = Source::new(terminal.as_fd(), wanted);
+        let turn = match seat {
+            None => socket.wait(&mut [output], None),
+            Some(seat) => {
+                let asked = Source::new(seat.as_fd(), PollFlags::POLLIN);
+                socket.wait(&mut [output, asked], None)
+            }
+        };
+        match turn {
+            Turn::PeerLeft => return Ending::Peer,
+            Turn::Stopping => return Ending::Stop,
+            Turn::Ready | Turn::Elapsed => {}
+        }
+        if seat.is_some_and(Seat::is_wanted) {
+            return Ending::Wanted;
         }
     }
 }
 
-/// Gives the shell what it takes.
-fn give(terminal: &mut Terminal, input: &mut Vec<u8>) -> io::Result<()> {
-    let mut given = 0;
-    while given < input.len() {
-        match terminal.write(&input[given..]) {
-            Ok(count) => given += count,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-            // Its last output is still to be read.
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => given = input.len(),
-            Err(error) => return Err(error),
+/// Takes what the peer has said, as far as there is room for it.
+fn receive(socket: &mut Socket, terminal: &mut Terminal, input: &mut Vec<u8>) {
+    let mut size = None;
+    while input.len() < TERMINAL_INPUT_BYTES_MAX
+        && let Some(message) = socket.receive()
+    {
+        let Message::Text(text) = message else { continue };
+        match FromClient::read(&text) {
+            Some(FromClient::Input { data }) => input.extend_from_slice(data.as_bytes()),
+            Some(FromClient::Resize { rows, cols }) => size = Some(WindowSize { rows, cols }),
+            None => {}
         }
     }
-    input.drain(..given);
-    Ok(())
+    // Of several only the last is of interest.
+    if let Some(size) = size {
+        terminal.resize(size);
+    }
 }
 
 enum Flow {
@@ -100,46 +176,26 @@ enum Flow {
     Ended,
 }
 
-/// Output on its way to the peer, held back to whole characters.
-struct Output {
-    bytes: Vec<u8>,
-    held: usize,
+/// Passes on the output that is here, as far as the peer takes it.
+fn pass(terminal: &mut Terminal, socket: &mut Socket) -> io::Result<Flow> {
+    while !socket.is_clogged() {
+        match terminal.read()? {
+            Said::Text(data) => say(socket, ToClient::Output { data: &data }),
+            Said::Nothing => break,
+            Said::End => return Ok(Flow::Ended),
+        }
+    }
+    Ok(Flow::Open)
 }
 
-impl Default for Output {
-    fn default() -> Output {
-        Output { bytes: vec![0; TERMINAL_PIECE_BYTES], held: 0 }
-    }
-}
-
-impl Output {
-    /// Passes on what is there, as far as the peer takes it.
-    fn pass(&mut self, terminal: &mut Terminal, socket: &mut Socket) -> io::Result<Flow> {
-        while !socket.is_clogged() {
-            match terminal.read(&mut self.bytes[self.held..]) {
-                Ok(0) => {
-                    self.say(self.held, socket);
-                    return Ok(Flow::Ended);
-                }
-                Ok(count) => {
-                    let end = self.held + count;
-                    let whole = whole_characters(&self.bytes[..end]);
-                    self.say(whole, socket);
-                    self.bytes.copy_within(whole..end, 0);
-                    self.held = end - whole;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(Flow::Open)
-    }
-
-    fn say(&self, bytes: usize, socket: &mut Socket) {
-        if bytes > 0 {
-            let text = String::from_utf8_lossy(&self.bytes[..bytes]);
-            say(socket, ToClient::Output { data: &text });
-        }
+/// A text that is longer than a message may be.
+fn say_all(socket: &mut Socket, text: &str) {
+    let mut rest = text;
+    while !rest.is_empty() {
+        let piece = whole_characters(&rest.as_bytes()[..rest.len().min(TERMINAL_PIECE_BYTES)]);
+        let (data, after) = rest.split_at(piece);
+        say(socket, ToClient::Output { data });
+        rest = after;
     }
 }
 

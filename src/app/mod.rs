@@ -154,6 +154,7 @@ fn start_all(
         events: Default::default(),
         first_writes,
         insides: Default::default(),
+        terminals: Default::default(),
         tree_watches: TreeWatches::new(stop),
         exits: Default::default(),
         access: Arc::clone(&access),
@@ -179,6 +180,14 @@ fn start_all(
         });
     }
     log::info!("node {} listens on {}", node.settings.node_id, server.local_addr());
+    {
+        let node = Arc::downgrade(&node);
+        stop.on_raise(move || {
+            if let Some(node) = node.upgrade() {
+                node.terminals.wake();
+            }
+        });
+    }
     recover::resume_all(&node);
 
     let mut threads =
@@ -231,7 +240,11 @@ impl Running {
         }
         self.server.settle(settled.saturating_duration_since(Instant::now()));
         self.door_stop.raise();
+        let until = Instant::now() + HTTP_DRAIN + HTTP_STREAMS_LEAVE;
         self.server.join(HTTP_DRAIN + HTTP_STREAMS_LEAVE);
+        while !self.node.terminals.none_is_kept() && Instant::now() < until {
+            std::thread::sleep(JOIN_LOOK_AGAIN);
+        }
     }
 }
 

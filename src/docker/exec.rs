@@ -1,7 +1,5 @@
-//! Processes that the Engine starts in a running container: create, look at, set the size of their
-//! terminal. Called by `ops`. Their streams are `hijack`'s.
-
-use std::time::{Duration, Instant};
+//! Processes that the Engine starts in a running container: create, and look at. Called by
+//! `ops`. Their streams are `hijack`'s.
 
 use super::ask::Ask;
 use super::names::checked_name;
@@ -18,13 +16,6 @@ pub struct Exec {
     pub pid: Option<i32>,
     /// Of an ended one.
     pub exit_code: Option<i64>,
-}
-
-/// Rows and columns of a terminal, none of them zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WindowSize {
-    pub rows: u16,
-    pub cols: u16,
 }
 
 impl Engine {
@@ -49,7 +40,9 @@ impl Engine {
             env: environment,
             cmd: command,
         };
-        let ask = Ask::post(CALL, format!("/containers/{container}/exec")).json(&body)?;
+        let ask = Ask::post(CALL, format!("/containers/{container}/exec"))
+            .within(limits::TERMINAL_OPEN_DEADLINE)
+            .json(&body)?;
         let created: wire::CreatedExec = self.ask(&ask)?.json()?;
         Ok(created.id)
     }
@@ -66,34 +59,4 @@ impl Engine {
         let wire::ExecInspect { running, pid, exit_code } = inspect;
         Ok(Exec { running, pid: (pid > 0).then_some(pid), exit_code })
     }
-
-    /// Sets the size of an exec's terminal. An Engine refuses that until the process runs, a moment
-    /// after the start's answer: it is asked again within [`limits::TERMINAL_START_PATIENCE`].
-    ///
-    /// # Errors
-    /// Missing or refused: it has ended.
-    pub fn resize_exec(&self, id: &str, size: WindowSize) -> Result<(), DockerError> {
-        const CALL: &str = "resize exec";
-        let id = checked_name(CALL, id)?;
-        let WindowSize { rows, cols } = size;
-        let until = Instant::now() + limits::TERMINAL_START_PATIENCE;
-        loop {
-            let ask = Ask::post(CALL, format!("/exec/{id}/resize?h={rows}&w={cols}"));
-            match self.ask(&ask) {
-                Ok(reply) => {
-                    reply.done();
-                    return Ok(());
-                }
-                Err(error @ DockerError::Refused { .. })
-                    if !error.is_missing() && Instant::now() < until =>
-                {
-                    std::thread::sleep(RESIZE_AGAIN);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
 }
-
-/// A process is there a few milliseconds after its start was answered.
-const RESIZE_AGAIN: Duration = Duration::from_millis(10);

@@ -20,7 +20,8 @@ use crate::wire::docker as wire;
 
 const CALL: &str = "start exec";
 
-/// Both directions of a terminal. Never blocks.
+/// Both directions of a terminal. Never blocks. `poll` does not know of what came with the answer's
+/// head: it is to be read before the first wait.
 #[derive(Debug)]
 pub struct Hijack {
     stream: UnixStream,
@@ -29,11 +30,6 @@ pub struct Hijack {
 }
 
 impl Hijack {
-    /// Bytes are here that `poll` does not know of: read before waiting.
-    pub fn has_early(&self) -> bool {
-        !self.early.is_empty()
-    }
-
     /// Ends both directions. The process lives on: see `ops` for its end.
     pub fn shut(&self) {
         // An error means that it is closed already.

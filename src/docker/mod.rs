@@ -43,7 +43,7 @@ mod turn;
 pub use self::containers::{Container, LogTail, Removal, Volumes};
 pub use self::error::DockerError;
 pub use self::events::{EXIT_CODE_LABEL, EngineEvent, watch_ends};
-pub use self::exec::{Exec, WindowSize};
+pub use self::exec::Exec;
 pub use self::health::{ApiVersion, EngineHealth, NotAVersion};
 pub use self::hijack::Hijack;
 pub use self::images::{Image, Loaded, Progress};

@@ -15,6 +15,7 @@ use crate::limits::{
 };
 use crate::machine::addresses;
 use crate::ops::task::recover::reconcile;
+use crate::ops::terminal::leftovers;
 use crate::ops::{Node, shared_dir};
 use crate::threads;
 
@@ -53,6 +54,7 @@ fn run(node: &Arc<Node>, wanted: &Receiver<()>) {
                 Ok(()) => {
                     let again = if was_asked { RECONCILE_AGAIN } else { RECONCILE_EVERY };
                     (reconcile_at, was_asked) = (now + again, false);
+                    leftovers::end_all(node);
                 }
                 Err(error) => log::debug!("reconcile: {error}"),
             }

@@ -15,6 +15,7 @@ pub mod root;
 pub mod topology;
 pub mod tree_watch;
 pub mod usage;
+pub mod window;
 
 use std::fs::{self, File};
 use std::io::{self, Read};

@@ -1,40 +1,271 @@
-//! All processes of one session (setsid(2)) of a container: what a terminal leaves behind when its
-//! peer goes. A process that has made a session of its own is none of them.
+//! Sessions (setsid(2)) of a container's processes: what a terminal leaves behind when its peer goes.
+//! A process that has made a session of its own is in none but that.
 
 use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
-use super::process::Process;
+use nix::sys::signal::Signal;
 
-/// The living processes whose session is `leader`'s and that belong to the container. Each is held,
-/// and looked at once more while it is.
-pub fn members(leader: i32, container_id: &str) -> Vec<Process> {
-    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-    processes
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|&pid| session_of(pid) == Some(leader))
-        .filter_map(|pid| Process::pin(pid, container_id).ok())
-        .filter(|process| session_of(process.pid()) == Some(leader) && process.is_alive())
-        .collect()
+use super::process::{PinFault, Process};
+
+/// A session, by the process that leads it. The leader is held: its number means this session as
+/// long as it lives or any member does, and after that it may pass on, which is noticed.
+#[derive(Debug)]
+pub struct ProcessSession {
+    leader: Process,
+    /// When the leader began, in the kernel's ticks: tells it from a later one of its number.
+    began: u64,
+    container: String,
+    /// Where the kernel lists the container's processes; `None`: they are looked for among all.
+    group: Option<PathBuf>,
 }
 
-/// The session of process `pid` (proc(5), the sixth field of `stat`).
-fn session_of(pid: i32) -> Option<i32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it may hold anything, a closing bracket too.
-    let fields = &stat[stat.rfind(')')? + 1..];
-    fields.split_whitespace().nth(3)?.parse().ok()
+impl ProcessSession {
+    /// The session of process `leader`, of the container of this id.
+    ///
+    /// # Errors
+    /// It has ended, leads no session, or is none of that container's.
+    pub fn of(leader: i32, container_id: &str) -> Result<ProcessSession, PinFault> {
+        let process = Process::pin(leader, container_id)?;
+        let groups = fs::read_to_string(format!("/proc/{leader}/cgroup")).unwrap_or_default();
+        let stat = Stat::of(leader).ok_or(PinFault::Gone)?;
+        if !process.is_alive() {
+            return Err(PinFault::Gone);
+        }
+        if stat.session != leader {
+            return Err(PinFault::Foreign);
+        }
+        let (began, container) = (stat.began, container_id.to_owned());
+        let group = group_directory(Path::new("/sys/fs/cgroup"), &groups, container_id);
+        Ok(ProcessSession { leader: process, began, container, group })
+    }
+
+    /// The process that leads it.
+    pub fn leader(&self) -> &Process {
+        &self.leader
+    }
+
+    /// Whether anybody of it is alive.
+    pub fn is_alive(&self) -> bool {
+        self.leader.is_alive() || !self.members().is_empty()
+    }
+
+    /// Sends the signals to all who are in it now.
+    pub fn signal(&self, signals: &[Signal]) {
+        for process in self.members() {
+            for &signal in signals {
+                // Failing means that it has ended.
+                let _ = process.signal(signal);
+            }
+        }
+    }
+
+    /// Its living processes. Each is held, and looked at once more while it is.
+    fn members(&self) -> Vec<Process> {
+        let leader = self.leader.pid();
+        // The number is given to somebody else only when the session has no member left.
+        if Stat::of(leader).is_some_and(|stat| stat.began != self.began) {
+            return Vec::new();
+        }
+        let is_member = |pid: i32| Stat::of(pid).is_some_and(|stat| stat.session == leader);
+        let listed = self.group.as_deref().and_then(|group| listed(group).ok());
+        listed
+            .unwrap_or_else(everybody)
+            .into_iter()
+            .filter(|&pid| is_member(pid))
+            .filter_map(|pid| Process::pin(pid, &self.container).ok())
+            .filter(|process| is_member(process.pid()) && process.is_alive())
+            .collect()
+    }
+}
+
+/// The sessions that were begun from outside of these containers with an environment that
+/// `is_marked` knows. A session that somebody inside has begun has a parent inside, though its
+/// environment is inherited. May read a process's memory: not for threads that must not wait.
+pub fn entered(containers: &[String], is_marked: impl Fn(&[u8]) -> bool) -> Vec<ProcessSession> {
+    let container_of = |pid: i32| {
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        containers.iter().find(|id| groups.contains(id.as_str()))
+    };
+    let session = |pid: i32| {
+        let stat = Stat::of(pid).filter(|stat| stat.session == pid)?;
+        let container = container_of(pid).filter(|id| container_of(stat.parent) != Some(id))?;
+        let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let is_marked = environment.split(|&byte| byte == 0).any(&is_marked);
+        let session = is_marked.then(|| ProcessSession::of(pid, container).ok())??;
+        // Whoever has the number now is whom we have read of.
+        (session.began == stat.began).then_some(session)
+    };
+    everybody().into_iter().filter_map(session).collect()
+}
+
+/// What matters of `/proc/<pid>/stat` (proc(5)).
+struct Stat {
+    parent: i32,
+    session: i32,
+    began: u64,
+}
+
+impl Stat {
+    fn of(pid: i32) -> Option<Stat> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name before it may hold anything, a closing bracket too.
+        let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_whitespace().collect();
+        // The first of these is the third of the file.
+        let field = |number: usize| fields.get(number - 3);
+        Some(Stat {
+            parent: field(4)?.parse().ok()?,
+            session: field(6)?.parse().ok()?,
+            began: field(22)?.parse().ok()?,
+        })
+    }
+}
+
+/// Every process of this machine.
+fn everybody() -> Vec<i32> {
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The control group of the container, below `root`, by what `/proc/<pid>/cgroup` says of a process in
+/// it: one of the first version's hierarchies, or the second version's only one.
+fn group_directory(root: &Path, groups: &str, container_id: &str) -> Option<PathBuf> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (hierarchy, path) = (fields.next()?, fields.next()?);
+        // Whatever groups the container has made of its own are below.
+        let end = path.find(container_id)? + container_id.len();
+        let end = end + path[end..].find('/').unwrap_or(path.len() - end);
+        let hierarchy = hierarchy.strip_prefix("name=").unwrap_or(hierarchy);
+        let directory = root.join(hierarchy).join(path[..end].trim_start_matches('/'));
+        directory.join("cgroup.procs").is_file().then_some(directory)
+    })
+}
+
+/// A container that has made more groups than these is looked for among all processes.
+const GROUPS_MAX: usize = 64;
+
+/// The processes of a group and of those below it.
+fn listed(group: &Path) -> io::Result<Vec<i32>> {
+    let (mut pids, mut groups) = (Vec::new(), vec![group.to_owned()]);
+    let mut seen = 0;
+    while let Some(group) = groups.pop() {
+        seen += 1;
+        if seen > GROUPS_MAX {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let numbers = fs::read_to_string(group.join("cgroup.procs"))?;
+        pids.extend(numbers.lines().filter_map(|pid| pid.parse::<i32>().ok()));
+        for entry in fs::read_dir(group)?.flatten() {
+            if entry.file_type()?.is_dir() {
+                groups.push(entry.path());
+            }
+        }
+    }
+    Ok(pids)
 }
 
 #[cfg(test)]
 mod test {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command};
+
     use super::*;
 
+    /// Any text of the group's path will do for a container's id: here every process is in some group.
+    const ANY: &str = ":/";
+
+    /// A process that leads a session.
+    fn leader(script: &str) -> Child {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        // SAFETY: setsid is one system call, which a child between fork and exec may make.
+        unsafe { command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?)) };
+        command.spawn().unwrap()
+    }
+
+    fn pid(child: &Child) -> i32 {
+        i32::try_from(child.id()).unwrap()
+    }
+
     #[test]
-    fn session_of_this_process_is_the_kernels() {
+    fn stat_of_this_process_is_the_kernels() {
         let own = i32::try_from(std::process::id()).unwrap();
         let session = nix::unistd::getsid(None).unwrap().as_raw();
-        assert_eq!(session_of(own), Some(session));
-        assert_eq!(session_of(i32::MAX), None);
+        let stat = Stat::of(own).unwrap();
+        assert_eq!((stat.session, stat.parent), (session, nix::unistd::getppid().as_raw()));
+        assert!(stat.began > 0 && Stat::of(i32::MAX).is_none());
+    }
+
+    #[test]
+    fn signal_reaches_the_session_and_whoever_is_left_of_it_after_its_leader() {
+        let mut child = leader("sleep 60 & exec sleep 60");
+        let session = ProcessSession::of(pid(&child), ANY).unwrap();
+        let has_two = || session.members().len() == 2;
+        while !has_two() {
+            std::thread::yield_now();
+        }
+        session.leader().signal(Signal::SIGKILL).unwrap();
+        child.wait().unwrap();
+        assert!(!session.leader().is_alive() && session.is_alive());
+        session.signal(&[Signal::SIGKILL]);
+        while session.is_alive() {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn number_that_has_passed_on_has_no_members() {
+        let mut child = leader("exec sleep 60");
+        let session = ProcessSession::of(pid(&child), ANY).unwrap();
+        let later = ProcessSession { began: session.began - 1, ..session };
+        assert!(later.members().is_empty());
+        later.leader().signal(Signal::SIGKILL).unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn process_that_leads_no_session_is_none() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let fault = ProcessSession::of(pid(&child), ANY).unwrap_err();
+        assert!(matches!(fault, PinFault::Foreign), "{fault}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn group_is_found_in_either_version_without_what_the_container_made_below() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = "c".repeat(64);
+        let first = dir.path().join(format!("memory/docker/{id}"));
+        let second = dir.path().join(format!("system.slice/docker-{id}.scope"));
+        for group in [&first, &second] {
+            fs::create_dir_all(group).unwrap();
+            fs::write(group.join("cgroup.procs"), "").unwrap();
+        }
+        let find = |groups: &str| group_directory(dir.path(), groups, &id);
+        assert_eq!(find(&format!("9:pids:/docker/{id}\n4:memory:/docker/{id}/a\n")), Some(first));
+        let line = format!("0::/system.slice/docker-{id}.scope/init.scope\n");
+        assert_eq!(find(&line), Some(second));
+        assert_eq!(find("0::/\n"), None);
+    }
+
+    #[test]
+    fn processes_of_groups_below_are_listed_unless_there_are_too_many() {
+        let dir = tempfile::tempdir().unwrap();
+        let below = dir.path().join("a/b");
+        fs::create_dir_all(&below).unwrap();
+        for (group, pids) in [(dir.path(), "1\n"), (&dir.path().join("a"), ""), (&below, "2\n3\n")]
+        {
+            fs::write(group.join("cgroup.procs"), pids).unwrap();
+        }
+        assert_eq!(listed(dir.path()).unwrap(), [1, 2, 3]);
+        for number in 0..GROUPS_MAX {
+            let group = dir.path().join(number.to_string());
+            fs::create_dir(&group).unwrap();
+            fs::write(group.join("cgroup.procs"), "").unwrap();
+        }
+        assert!(listed(dir.path()).is_err());
     }
 }

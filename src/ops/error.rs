@@ -35,6 +35,8 @@ pub enum OpError {
     NothingToWatch,
     /// The system has no room for one more watch.
     NoWatch(io::Error),
+    /// The system has no descriptor for one more session.
+    NoSession(io::Error),
     /// A file inside a container.
     File {
         path: String,
@@ -112,6 +114,7 @@ impl fmt::Display for OpError {
                 f.write_str("none of the paths is a directory in the container")
             }
             OpError::NoWatch(source) => write!(f, "no watch is to be had: {source}"),
+            OpError::NoSession(source) => write!(f, "no session is to be had: {source}"),
             OpError::NoWayIn { id, fault } => write!(f, "no way into task {id}: {fault}"),
             OpError::LocalTempMissing(path) => {
                 write!(
@@ -143,7 +146,8 @@ impl std::error::Error for OpError {
             OpError::Store(error) => Some(error),
             OpError::Unreadable { source, .. }
             | OpError::NoRandomness(source)
-            | OpError::NoWatch(source) => Some(source),
+            | OpError::NoWatch(source)
+            | OpError::NoSession(source) => Some(source),
             OpError::Image(fault) => Some(&**fault),
             OpError::NoWayIn { fault, .. } => Some(fault),
             OpError::File { fault, .. } => Some(fault),

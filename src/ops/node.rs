@@ -12,6 +12,7 @@ use super::inside::Insides;
 use super::network::NetworkState;
 use super::shared_dir::SharedDir;
 use super::task::kept::Kept;
+use super::terminal::Terminals;
 use crate::docker::{Engine, EngineInfo};
 use crate::host::Host;
 use crate::host::outbox::Outbox;
@@ -46,6 +47,7 @@ pub struct Node {
     pub first_writes: Option<FirstWrites>,
     /// The ways into running containers.
     pub insides: Insides,
+    pub terminals: Terminals,
     /// What the watch sessions of peers hold.
     pub tree_watches: TreeWatches,
     /// Ends that the Engine has told and the task's lane has not dealt with yet.

@@ -319,6 +319,9 @@ impl Desk {
             Found::Nothing if path.starts_with("/ws/") => return Err(Refusal::NoSuchSocket),
             Found::Nothing => return Err(Refusal::NotFound),
         };
+        if row.is_socket && head.bodiless {
+            return Err(Refusal::OtherMethods { allow: row.allow_text().to_owned() });
+        }
         if row.is_socket {
             upgrade::key(head, bytes).map_err(Refusal::NoUpgrade)?;
         }

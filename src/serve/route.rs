@@ -142,6 +142,13 @@ pub(super) struct Row {
     pub is_socket: bool,
 }
 
+impl Row {
+    /// Its methods, for `Allow`. A HEAD can open no WebSocket.
+    pub fn allow_text(&self) -> &'static str {
+        if self.is_socket { "GET" } else { self.method.allow_text() }
+    }
+}
+
 /// Values of the `{name}` segments, as they stand in the path.
 pub(super) type Params<'a> = Vec<(&'static str, &'a str)>;
 
@@ -187,8 +194,8 @@ impl Table {
             if Some(row.method) == method {
                 return Found::Row(row, params);
             }
-            if !others.contains(&row.method.allow_text()) {
-                others.push(row.method.allow_text());
+            if !others.contains(&row.allow_text()) {
+                others.push(row.allow_text());
             }
         }
         if others.is_empty() { Found::Nothing } else { Found::OtherMethods(others.join(", ")) }

@@ -77,7 +77,7 @@ pub struct Source<'f> {
 }
 
 impl<'f> Source<'f> {
-    /// Waits for `wanted` on `fd`.
+    /// Waits for `wanted` on `fd`; with nothing wanted not even for its end.
     pub fn new(fd: BorrowedFd<'f>, wanted: PollFlags) -> Source<'f> {
         Source { fd, wanted, ready: PollFlags::empty() }
     }
@@ -117,6 +117,8 @@ pub struct Socket {
     /// There may be more to take than one turn did.
     has_more: bool,
     farewell: Option<(u16, String)>,
+    /// Goodbye is said.
+    has_parted: bool,
 }
 
 impl Socket {
@@ -148,6 +150,7 @@ impl Socket {
             is_broken: false,
             has_more: false,
             farewell: None,
+            has_parted: false,
         }
     }
 
@@ -188,6 +191,11 @@ impl Socket {
         Some(message)
     }
 
+    /// Whether a message is here that has not been received.
+    pub fn has_message(&self) -> bool {
+        !self.input.is_empty()
+    }
+
     /// Sends a text, or keeps it until the peer takes it.
     pub fn send_text(&mut self, text: impl Into<String>) {
         self.send(Frame::text(text.into()));
@@ -208,8 +216,26 @@ impl Socket {
         self.farewell = Some((code, reason.into()));
     }
 
+    /// Says goodbye now, where the handler has more to do before it returns. Nothing is sent after it.
+    pub fn say_goodbye(&mut self) {
+        if self.has_parted || (self.is_over && self.farewell.is_none()) {
+            return;
+        }
+        let fallback = match self.desk.is_stopping() {
+            true => (GOING_AWAY, "the runner stops".to_owned()),
+            false => (NORMAL, String::new()),
+        };
+        let (code, mut reason) = self.farewell.take().unwrap_or(fallback);
+        while reason.len() > SESSION_REASON_BYTES_MAX {
+            reason.pop();
+        }
+        self.is_over = false;
+        self.send(Frame::Close(Some(CloseFrame { code: code.into(), reason: reason.into() })));
+        self.has_parted = true;
+    }
+
     fn send(&mut self, frame: Frame) {
-        if self.is_over {
+        if self.is_over || self.has_parted {
             return;
         }
         self.output_bytes += frame.len();
@@ -321,7 +347,10 @@ impl Socket {
         let socket = PollFd::new(self.stream.get_ref().conn.socket.as_fd(), wanted);
         let stop = if hears_stop { PollFlags::POLLIN } else { PollFlags::empty() };
         let bell = PollFd::new(self.desk.stop_bell.as_fd(), stop);
-        let fds = sources.iter().map(|source| PollFd::new(source.fd, source.wanted));
+        // The end of a source wakes us whatever is wanted of it: of one that can't be heeded now
+        // that would be again and again.
+        let heeded = sources.iter().filter(|source| !source.wanted.is_empty());
+        let fds = heeded.map(|source| PollFd::new(source.fd, source.wanted));
         let mut fds: Vec<PollFd<'_>> = [socket, bell].into_iter().chain(fds).collect();
         // It fails for want of memory only; then nothing is ready.
         let _ = wait(&mut fds, until);
@@ -334,29 +363,17 @@ impl Socket {
         if is_broken && self.input_full_since.is_some() {
             self.is_over = true;
         }
-        for (source, ready) in sources.iter_mut().zip(&ready) {
-            source.ready = *ready;
-        }
+        sources.iter_mut().for_each(|source| source.ready = PollFlags::empty());
+        let heeded = sources.iter_mut().filter(|source| !source.wanted.is_empty());
+        heeded.zip(&ready).for_each(|(source, ready)| source.ready = *ready);
         ready.iter().any(|ready| !ready.is_empty())
     }
 
     /// Says goodbye, and gives the peer a moment to hear what was sent before.
     fn leave(&mut self) {
-        if self.is_over && self.farewell.is_none() {
-            return;
-        }
+        self.say_goodbye();
         let mut until = Instant::now() + SESSION_LINGER;
         let mut hears_stop = true;
-        let fallback = match self.desk.is_stopping() {
-            true => (GOING_AWAY, "the runner stops".to_owned()),
-            false => (NORMAL, String::new()),
-        };
-        let (code, mut reason) = self.farewell.take().unwrap_or(fallback);
-        while reason.len() > SESSION_REASON_BYTES_MAX {
-            reason.pop();
-        }
-        self.is_over = false;
-        self.send(Frame::Close(Some(CloseFrame { code: code.into(), reason: reason.into() })));
         while !self.is_over && Instant::now() < until {
             if hears_stop && self.desk.is_stopping() {
                 hears_stop = false;

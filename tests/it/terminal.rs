@@ -6,7 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::thread;
 use std::time::Instant;
 
-use river_runner::docker::{DockerError, Engine, Hijack, WindowSize, socket_from_env};
+use river_runner::docker::{DockerError, Engine, Hijack, socket_from_env};
 
 use crate::kit::{
     Behaviour, EngineProxy, SOON, docker, image, remove_container, test_name, wait_until,
@@ -75,16 +75,6 @@ fn shell_over_the_raw_connection_answers_what_is_typed_and_ends_the_stream_with_
     let mut piece = [0; 4096];
     assert!(wait_until(SOON, || matches!(hijack.read(&mut piece), Ok(0))));
     assert!(wait_until(SOON, || engine.inspect_exec(&id).unwrap().exit_code == Some(3)));
-}
-
-#[test]
-fn resize_right_after_the_start_is_the_size_the_shell_sees() {
-    let sleeper = Sleeper::start("resize");
-    let engine = engine();
-    let (id, mut hijack) = shell(&engine, &sleeper.name);
-    engine.resize_exec(&id, WindowSize { rows: 33, cols: 101 }).unwrap();
-    hijack.write_all(b"stty size\n").unwrap();
-    read_until(&mut hijack, "33 101");
 }
 
 #[test]

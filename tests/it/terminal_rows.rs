@@ -1,6 +1,13 @@
 //! `/ws/task/{task_id}/terminal` on real containers (contract 2.1): what a peer types and reads, and
 //! what is left in the container when it goes.
 
+mod crowd;
+mod faults;
+mod named;
+
+use std::os::unix::net::UnixStream;
+
+use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::json;
 use tungstenite::Message;
 
@@ -16,10 +23,17 @@ struct Terminal {
 }
 
 impl Terminal {
+    #[track_caller]
     fn open(daemon: &Daemon, id: u64) -> Terminal {
         let mut socket = daemon.socket(&format!("/ws/task/{id}/terminal"));
         assert_eq!(socket.next_json(), json!({ "type": "output", "data": "" }));
         Terminal { socket, said: String::new() }
+    }
+
+    /// Leaves without a word: the peer's machine has gone, or its program was killed.
+    fn reset(self) {
+        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        setsockopt(self.socket.stream(), sockopt::Linger, &linger).expect("a socket");
     }
 
     fn enter(&mut self, text: &str) {
@@ -42,6 +56,23 @@ fn refused(daemon: &Daemon, id: u64) -> (String, u16) {
     let message = socket.next_json();
     assert_eq!(message["type"], "error", "{message}");
     (message["data"].as_str().expect("a text").to_owned(), socket.wait_close())
+}
+
+/// A figure of the runner's.
+#[track_caller]
+fn metric(daemon: &Daemon, name: &str) -> u64 {
+    let metrics = daemon.get("/metrics").expect(200).text();
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name}"))
+}
+
+/// A task of another image than busybox.
+#[track_caller]
+fn running_in(daemon: &Daemon, name: &str) -> u64 {
+    let image = json!({ "registry_image": image(name) });
+    let id = daemon.submit(&with(execute_body(daemon, unique_id(), "sleep 600"), image));
+    daemon.wait_status(id, "running");
+    id
 }
 
 /// Command lines of what runs in the container.
@@ -74,12 +105,7 @@ fn first_message_of_any_kind_is_heeded() {
 #[test]
 fn size_of_the_window_reaches_the_shell_and_the_last_one_counts() {
     let daemon = Daemon::builder().start();
-    let body = with(
-        execute_body(&daemon, unique_id(), "sleep 600"),
-        json!({ "registry_image": image("debian") }),
-    );
-    let id = daemon.submit(&body);
-    daemon.wait_status(id, "running");
+    let id = running_in(&daemon, "debian");
     let mut terminal = Terminal::open(&daemon, id);
     for rows in [10, 20, 33] {
         terminal.socket.send_json(&json!({ "type": "resize", "rows": rows, "cols": 101 }));
@@ -137,6 +163,63 @@ fn large_output_comes_whole_and_in_order() {
 }
 
 #[test]
+fn characters_are_whole_wherever_the_output_is_cut() {
+    const LINES: usize = 50_000;
+    let daemon = Daemon::builder().start();
+    let id = running(&daemon, "sleep 600");
+    let mut terminal = Terminal::open(&daemon, id);
+    terminal.enter("stty -onlcr; PS1=; echo BE''GIN; yes 'xä€😀' | head -n 50000; echo EN''D\n");
+    terminal.until("END\n");
+    let from = terminal.said.find("BEGIN\n").expect("the begin") + "BEGIN\n".len();
+    let lines = terminal.said[from..].lines().take(LINES);
+    assert_eq!(lines.filter(|&line| line == "xä€😀").count(), LINES);
+}
+
+#[test]
+fn paste_of_many_messages_arrives_whole_while_the_shell_is_silent() {
+    const PIECES: usize = 64;
+    let daemon = Daemon::builder().start();
+    let id = running(&daemon, "sleep 600");
+    let mut terminal = Terminal::open(&daemon, id);
+    terminal.enter("stty raw -echo; echo RE''ADY; head -c 1048576 >/tmp/f; echo TO''LD\n");
+    terminal.until("READY");
+    let piece: String = ('a'..='z').cycle().take(1024 * 1024 / PIECES).collect();
+    for _ in 0..PIECES {
+        terminal.enter(&piece);
+    }
+    terminal.until("TOLD");
+    let pasted = docker(&["exec", &task_container(id), "cat", "/tmp/f"]);
+    assert!(pasted == piece.repeat(PIECES), "{} bytes", pasted.len());
+}
+
+#[test]
+fn shell_is_the_images_user_and_bash_where_there_is_one() {
+    let daemon = Daemon::builder().start();
+    let id = running_in(&daemon, "debian-worker");
+    let mut terminal = Terminal::open(&daemon, id);
+    terminal.enter("echo $(id -un):$(id -u):$BASH:\n");
+    terminal.until("worker:4321:/bin/bash:");
+}
+
+#[test]
+fn terminal_over_the_socket_file_is_the_same() {
+    let daemon = Daemon::builder().start();
+    let id = running(&daemon, "sleep 600");
+    let stream = UnixStream::connect(daemon.api_socket()).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let url = format!("ws://localhost/ws/task/{id}/terminal");
+    let (mut socket, _) = tungstenite::client(url, stream).unwrap();
+    assert_eq!(socket.read().unwrap(), Message::text(r#"{"type":"output","data":""}"#));
+    socket.send(Message::text(r#"{"type":"input","data":"exit\n"}"#)).unwrap();
+    let close = loop {
+        if let Message::Close(close) = socket.read().unwrap() {
+            break close;
+        }
+    };
+    assert_eq!(u16::from(close.unwrap().code), 1000);
+}
+
+#[test]
 fn peer_that_leaves_ends_the_shell_and_its_jobs_but_no_session_of_its_own_and_nobody_else() {
     let daemon = Daemon::builder().start();
     let id = running(&daemon, "sleep 600");
@@ -174,4 +257,5 @@ fn image_without_a_shell_is_told_so() {
     let (message, code) = refused(&daemon, id);
     assert!(message.contains("/bin/sh"), "{message}");
     assert_eq!(code, 1011);
+    assert_eq!(metric(&daemon, "river_terminals"), 0);
 }

@@ -17,7 +17,7 @@ pub enum FromClient {
     },
 }
 
-/// What we say. `Attached` is for clients that asked for a session of a name only.
+/// What we say. `Attached` is for clients only that gave their session a name, and their first message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum ToClient<'a> {
@@ -27,9 +27,10 @@ pub enum ToClient<'a> {
     Error {
         data: &'a str,
     },
-    /// The output that follows begins at byte `offset` of the session's; `lost` bytes before it are
-    /// not kept any more.
+    /// The output that follows begins at byte `offset` of the session's, in UTF-8; `lost` bytes between
+    /// it and the one that was asked for are not kept any more.
     Attached {
+        session: &'a str,
         offset: u64,
         lost: u64,
     },

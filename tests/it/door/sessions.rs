@@ -1,15 +1,20 @@
 //! WebSockets at the door: the handshake, what peers may do to a session, and how it ends.
 
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use river_runner::limits::{SESSION_MESSAGE_BYTES_MAX, SESSION_OUTPUT_BYTES_MAX};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use river_runner::limits::{
+    SESSION_LINGER, SESSION_MESSAGE_BYTES_MAX, SESSION_OUTPUT_BYTES_MAX, SESSIONS_MAX,
+};
 use river_runner::serve::session::POLICY;
 use river_runner::serve::{Answer, Call, Message, Reply, Session, Turn};
 use tungstenite::Message as Frame;
 
-use super::{Hall, House, PATIENCE, eventually};
+use super::{Hall, House, PATIENCE, Plan, eventually};
 use crate::kit::Socket;
 
 // ── handlers ─────────────────────────────────────────────────────────────────────────────────
@@ -109,8 +114,48 @@ fn handshake_that_the_handler_refuses_or_nobody_knows_is_403() {
     let house = House::usual();
     assert_eq!(Socket::try_open(house.address, "/ws/refused").unwrap_err(), 403);
     assert_eq!(Socket::try_open(house.address, "/ws/nobody").unwrap_err(), 403);
-    let mut client = house.client();
-    assert_eq!(client.post("/ws/echo", "{}").status, 405);
+}
+
+#[test]
+fn method_that_opens_no_socket_is_told_the_one_that_does() {
+    let house = House::usual();
+    for method in ["HEAD", "POST", "DELETE"] {
+        let mut client = house.client();
+        let lines = format!("{UPGRADE}{KEY}{VERSION}");
+        client.send(format!("{method} /ws/echo HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n"));
+        let seen = client.answer_head().expect("an answer");
+        assert_eq!((seen.status, seen.header("allow")), (405, Some("GET")), "{method}");
+    }
+    assert_eq!(house.client().post("/hello/you", "{}").header("allow"), Some("GET, HEAD"));
+}
+
+#[test]
+fn session_beyond_the_most_is_told_to_come_again() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    let house = House::usual();
+    let mut sockets: Vec<Socket> =
+        (0..SESSIONS_MAX).map(|_| Socket::open(house.address, "/ws/echo")).collect();
+    let seen = asked(&house, "/ws/echo", &format!("{UPGRADE}{KEY}{VERSION}"));
+    assert_eq!(seen.status, 503);
+    assert!(seen.header("retry-after").is_some_and(|seconds| seconds.parse::<u32>().is_ok()));
+    house.assert_healthy();
+    sockets.pop();
+    eventually("there is room", || Socket::try_open(house.address, "/ws/echo").is_ok());
+}
+
+#[test]
+fn session_over_the_socket_file_is_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("api.sock");
+    let house = House::of(Plan { api_socket: Some(path.clone()), ..Plan::default() });
+    let stream = UnixStream::connect(&path).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (mut socket, _) = tungstenite::client("ws://localhost/ws/echo", stream).unwrap();
+    socket.send(Frame::text("hi")).unwrap();
+    assert_eq!(socket.read().unwrap(), Frame::text("hi"));
+    drop(socket);
+    eventually("it ended", || house.hall.sessions_ended.load(Ordering::SeqCst) == 1);
 }
 
 // ── messages ─────────────────────────────────────────────────────────────────────────────────
@@ -299,6 +344,44 @@ fn sessions_end_at_the_stop_with_1001() {
         assert_eq!(socket.wait_close(), 1001);
     }
     assert!(house.server.take().unwrap().join(PATIENCE));
+}
+
+#[test]
+fn peer_that_closes_its_half_has_left() {
+    let house = House::usual();
+    let mut socket = Socket::open(house.address, "/ws/echo");
+    socket.stream().shutdown(Shutdown::Write).unwrap();
+    socket.wait_end();
+    eventually("it ended", || house.hall.sessions_ended.load(Ordering::SeqCst) == 1);
+}
+
+#[test]
+fn peer_that_answers_no_goodbye_and_dribbles_is_given_up() {
+    let house = House::usual();
+    let mut socket = Socket::open(house.address, "/ws/echo");
+    socket.send(Frame::text("leave"));
+    let since = Instant::now();
+    // Pieces of a frame that never ends.
+    let mut bytes = frame(0x82, &[0; 125]).into_iter().cycle();
+    while socket.send_raw(&[bytes.next().unwrap()]).is_ok() {
+        assert!(since.elapsed() < SESSION_LINGER + PATIENCE, "it is never given up");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    house.assert_healthy();
+}
+
+#[test]
+fn stop_during_a_goodbye_is_not_held_up_by_it() {
+    let mut house = House::usual();
+    let mut sockets: Vec<Socket> =
+        (0..20).map(|_| Socket::open(house.address, "/ws/echo")).collect();
+    for socket in &mut sockets {
+        socket.send(Frame::text("leave"));
+    }
+    // The goodbyes are said, and nobody reads them: they would be waited for much longer.
+    std::thread::sleep(Duration::from_millis(300));
+    house.stop.raise();
+    assert!(house.server.take().unwrap().join(SESSION_LINGER - Duration::from_millis(800)));
 }
 
 #[test]
