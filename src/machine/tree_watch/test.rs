@@ -27,6 +27,10 @@ impl Drop for Bench {
     }
 }
 
+fn root() -> Identity {
+    Identity { uid: 0, gid: 0, groups: Vec::new() }
+}
+
 fn bench() -> Bench {
     let stop = Stop::new();
     let watches = TreeWatches::new(&stop);
@@ -48,7 +52,7 @@ impl Bench {
     fn open_unscanned(&self) -> TreeSession {
         let fd = fs::File::open(self.dir.path()).unwrap().into();
         let run: RunJob = Arc::new(|job| threads::spawn("job", STACK_BYTES, job).is_ok());
-        self.watches.open(vec![("/w".into(), fd)], run).unwrap()
+        self.watches.open(vec![("/w".into(), fd)], root(), run).unwrap()
     }
 
     /// The kernel's own count of the watches.
@@ -287,7 +291,7 @@ fn repeated_writes_of_one_file_are_told_as_few() {
 fn directories_nobody_can_read_are_told_as_not_watched() {
     let bench = bench();
     let fd = fs::File::open(bench.dir.path()).unwrap().into();
-    let session = bench.watches.open(vec![("/w".into(), fd)], Arc::new(|_| false)).unwrap();
+    let session = bench.watches.open(vec![("/w".into(), fd)], root(), Arc::new(|_| false)).unwrap();
     let why = Why::Busy;
     let unwatched = Unwatched { first: vec![Path::new("/w").into()], count: 1, why };
     assert_eq!(session.take(), Some(Note::Unwatched(unwatched)));

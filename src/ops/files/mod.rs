@@ -10,17 +10,17 @@ pub mod write;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
-use nix::sys::statfs::fstatfs;
 
 use super::inside::{self, Inside};
 use super::{Node, OpError};
+use crate::machine::disk;
 use crate::machine::root::Root;
 use crate::model::guest_path::{GuestPath, PathFault};
 use crate::model::ids::TaskId;
@@ -159,8 +159,8 @@ impl Guest<'_> {
 
     /// Refuses what stands for the kernel or for devices, however it was reached (design D7).
     fn allow(&self, found: &OwnedFd) -> Result<(), FileFault> {
-        let kind = fstatfs(found.as_fd())?.filesystem_type().0;
-        let is_forbidden = FORBIDDEN_MAGIC.contains(&(kind as u32)) || self.is_of_devices(found)?;
+        let is_forbidden =
+            disk::kind_of(found)? == disk::Kind::Kernel || self.is_of_devices(found)?;
         if is_forbidden { Err(FileFault::Path(PathFault::Forbidden)) } else { Ok(()) }
     }
 
@@ -176,21 +176,6 @@ impl Guest<'_> {
         }))
     }
 }
-
-/// proc, sysfs, cgroup, cgroup2, devpts, mqueue, debugfs, tracefs, securityfs, bpf, configfs.
-const FORBIDDEN_MAGIC: [u32; 11] = [
-    0x9fa0,
-    0x6265_6572,
-    0x0027_e0eb,
-    0x6367_7270,
-    0x1cd1,
-    0x1980_0202,
-    0x6462_6720,
-    0x7472_6163,
-    0x7363_6673,
-    0xcafe_4a11,
-    0x6265_6570,
-];
 
 /// Opens what was found; of a regular file or directory only, so that it never waits.
 fn reopen(found: &OwnedFd, options: &mut std::fs::OpenOptions) -> io::Result<File> {
