@@ -138,7 +138,20 @@ fn until(what: &str, mut true_now: impl FnMut() -> bool) {
     }
 }
 
-/// One test: the gauge is the whole process's.
+#[test]
+fn session_that_has_not_the_rights_to_read_says_so_and_ends() {
+    // The kernel has no such user.
+    let house = House::of(Identity { uid: u32::MAX, gid: 0, groups: Vec::new() });
+    let mut peer = house.connect();
+    assert_eq!(peer.hear()["type"], "watching");
+    let message = peer.hear();
+    assert_eq!(message["type"], "error", "{message}");
+    assert!(message["message"].as_str().unwrap().contains("rights"), "{message}");
+    let Message::Close(Some(close)) = peer.0.read().unwrap() else { panic!("no close") };
+    assert_eq!(u16::from(close.code), 1000);
+}
+
+/// One test for all that counts: the gauge is the whole process's.
 #[test]
 fn watch_session_tells_changes_until_its_container_ends_and_leaves_nothing() {
     let house = House::new();
