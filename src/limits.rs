@@ -484,6 +484,13 @@ pub const WATCH_SCAN_SLICE: Duration = Duration::from_millis(100);
 /// Names announced under one lock, so that a huge directory doesn't hold up the shared thread.
 pub const WATCH_ANNOUNCE_BATCH: usize = 256;
 
+/// The same directory in many sessions: each keeps its name, some 200 bytes, in 50 MB altogether.
+pub const WATCH_SHARES_NODE_MAX: usize = 262_144;
+
+/// No event tells that a directory was removed which a session was opened on: we hold it open. It is
+/// looked at this often.
+pub const WATCH_BASES_LOOK_EVERY: Duration = Duration::from_secs(2);
+
 /// Paths that one session may name: as many as anybody shows side by side, and a few descriptors.
 pub const WATCH_PATHS_MAX: usize = 64;
 

@@ -17,8 +17,8 @@ const READINGS: Duration = Duration::from_secs(7);
 #[track_caller]
 fn house() -> (Daemon, RemoteShare, u64) {
     let daemon = Daemon::builder().start();
-    let mount = daemon.shared_dir().join("net");
-    fs::create_dir(&mount).expect("a directory");
+    let mount = daemon.shared_dir().join("shared_data/net");
+    fs::create_dir_all(&mount).expect("a directory");
     let share = RemoteShare::over(&mount);
     share.make_dir("d");
     share.write("d/old");
@@ -102,7 +102,7 @@ fn share_that_hangs_is_told_and_holds_up_no_session() {
     assert_eq!(message["type"], "error", "{message}");
     let text = message["message"].as_str().expect("a text");
     assert!(text.contains("/shared/net does not answer"), "{text}");
-    fs::write(daemon.shared_dir().join("beside"), "").expect("a file");
+    fs::write(daemon.shared_dir().join("shared_data/beside"), "").expect("a file");
     until_change(&mut socket, "CREATE", "/shared/beside");
     assert_eq!(until_pong(&mut socket), [Value::Null; 0]);
     let mut other = watch(&daemon, id, "/local_temp");

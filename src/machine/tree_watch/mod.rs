@@ -16,14 +16,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use crate::limits::{STACK_BYTES, WATCH_MOVE_GRACE, WATCH_REST};
+use crate::limits::{STACK_BYTES, WATCH_BASES_LOOK_EVERY, WATCH_MOVE_GRACE, WATCH_REST};
 use crate::machine::identity::Identity;
 use crate::stop::Stop;
 use crate::threads::{self, lock};
@@ -168,9 +168,10 @@ impl TreeWatches {
     ) -> io::Result<TreeSession> {
         let inner = self.inner()?;
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-        let bases = directories.into_iter().map(|(path, fd)| Base { path, fd: Arc::new(fd) });
+        let bases = directories.into_iter().map(|(path, fd)| Base::new(path, fd));
         let state = SessionState::new(bases.collect(), user, run, Arc::clone(&wake));
         let number = lock(&inner.state).add(state);
+        inner.wake();
         inner.scan_if_needed(number);
         Ok(TreeSession { inner, number, wake })
     }
@@ -229,8 +230,13 @@ impl Inner {
             move || stop.wait(WATCH_MOVE_GRACE)
         };
         threads::spawn_kept("watch", STACK_BYTES, rest, move || {
+            let mut looked = Instant::now();
             while !stopped.is_raised() {
                 watched.turn();
+                if looked.elapsed() >= WATCH_BASES_LOOK_EVERY {
+                    looked = Instant::now();
+                    watched.look_after_bases();
+                }
                 std::thread::sleep(WATCH_REST);
             }
         })?;
@@ -248,11 +254,30 @@ impl Inner {
     fn patience(&self) -> PollTimeout {
         let state = lock(&self.state);
         let moving = state.is_moving().then_some(WATCH_MOVE_GRACE);
-        let Some(rest) = moving.into_iter().chain(state.rest_of_polls()).min() else {
+        let bases = (!state.sessions.is_empty()).then_some(WATCH_BASES_LOOK_EVERY);
+        let Some(rest) = moving.into_iter().chain(state.rest_of_polls()).chain(bases).min() else {
             return PollTimeout::NONE;
         };
         // Not a moment too early.
         PollTimeout::try_from(rest + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+    }
+
+    /// Tells the sessions whose directories were removed.
+    fn look_after_bases(&self) {
+        let bases: Vec<_> = {
+            let state = lock(&self.state);
+            let all = state.sessions.iter();
+            all.map(|(number, session)| (*number, Arc::clone(&session.bases))).collect()
+        };
+        for (number, bases) in bases {
+            for base in bases.iter().filter(|base| base.is_removed()) {
+                let mut state = lock(&self.state);
+                let session = state.sessions.get(&number);
+                if session.is_some_and(|session| session.held.contains_key(&base.path)) {
+                    state.base_moved(number, &base.path);
+                }
+            }
+        }
     }
 
     /// Waits for events, and tells the sessions all that are there.

@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ffi::OsString;
 use std::fmt;
 use std::mem;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use nix::errno::Errno;
+use nix::fcntl::readlink;
 use nix::sys::eventfd::EventFd;
 use nix::sys::inotify::WatchDescriptor;
 
@@ -24,6 +26,32 @@ use crate::metrics;
 pub(super) struct Base {
     pub path: PathBuf,
     pub fd: Arc<OwnedFd>,
+    /// How many marks of a removed directory its name ended with when it was opened.
+    pub removed_marks: usize,
+}
+
+impl Base {
+    pub fn new(path: PathBuf, fd: OwnedFd) -> Base {
+        let removed_marks = removed_marks(&fd);
+        Base { path, fd: Arc::new(fd), removed_marks }
+    }
+
+    /// Whether it was removed. The kernel says so with the name that it has for the descriptor;
+    /// no file system is asked, which might hang.
+    pub fn is_removed(&self) -> bool {
+        removed_marks(&self.fd) > self.removed_marks
+    }
+}
+
+fn removed_marks(fd: &OwnedFd) -> usize {
+    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let name = readlink(link.as_str()).unwrap_or_default();
+    let mut rest = name.as_bytes();
+    let mut marks = 0;
+    while let Some(before) = rest.strip_suffix(b" (deleted)") {
+        (rest, marks) = (before, marks + 1);
+    }
+    marks
 }
 
 /// A directory to be watched and read.

@@ -11,7 +11,10 @@ use nix::sys::inotify::{AddWatchFlags, Inotify, InotifyEvent, WatchDescriptor};
 use super::poll::Poll;
 use super::session::{Held, SessionState, joined};
 use super::{Change, ChangeKind, Note, Why};
-use crate::limits::{WATCH_DIRECTORIES_NODE_MAX, WATCH_DIRECTORIES_SESSION_MAX, WATCH_MOVE_GRACE};
+use crate::limits::{
+    WATCH_DIRECTORIES_NODE_MAX, WATCH_DIRECTORIES_SESSION_MAX, WATCH_MOVE_GRACE,
+    WATCH_SHARES_NODE_MAX,
+};
 use crate::metrics;
 
 /// A session that holds a watch, and what that directory is called there.
@@ -83,7 +86,9 @@ impl State {
         session: u64,
         watch: WatchDescriptor,
     ) -> Registered {
-        let node_full = self.holders.len() >= WATCH_DIRECTORIES_NODE_MAX;
+        let is_full = self.holders.len() >= WATCH_DIRECTORIES_NODE_MAX;
+        let shares: usize = self.sessions.values().map(|session| session.held.len()).sum();
+        let is_shared_enough = shares >= WATCH_SHARES_NODE_MAX;
         let mut replaced = None;
         let outcome = match self.sessions.get_mut(&session) {
             Some(SessionState { held, current: Some(current), round, .. }) => {
@@ -93,7 +98,7 @@ impl State {
                     Registered::Already
                 } else if held.len() >= WATCH_DIRECTORIES_SESSION_MAX {
                     Registered::Over(Why::SessionBudget)
-                } else if node_full && !self.holders.contains_key(&watch) {
+                } else if is_shared_enough || is_full && !self.holders.contains_key(&watch) {
                     Registered::Over(Why::NodeBudget)
                 } else {
                     let path = current.path.clone();
@@ -280,7 +285,7 @@ impl State {
     }
 
     /// A directory that a session was opened on is somewhere else now, and nobody says where.
-    fn base_moved(&mut self, session: u64, path: &Path) {
+    pub fn base_moved(&mut self, session: u64, path: &Path) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         if !state.is_base(path) {
             return;
