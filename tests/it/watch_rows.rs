@@ -214,6 +214,7 @@ fn user_of_the_image_watches_what_he_may_read() {
 fn twenty_sessions_on_a_container_share_their_watches_and_leave_none() {
     let daemon = Daemon::builder().start();
     let id = running(&daemon, "sleep 600");
+    let neighbour = running(&daemon, "sleep 600");
     inside(id, "mkdir -p /w/a /w/b /w/c");
     let others = watches_of_instances(&daemon);
     let before = others.iter().sum::<usize>();
@@ -226,7 +227,6 @@ fn twenty_sessions_on_a_container_share_their_watches_and_leave_none() {
     }
     assert_eq!(watches_of_instances(&daemon), one_more(4));
     // Another container shares what both have mounted.
-    let neighbour = running(&daemon, "sleep 600");
     let shared =
         (0..2).map(|_| [watch(&daemon, id, "/shared"), watch(&daemon, neighbour, "/shared")]);
     let shared: Vec<_> = shared.collect();
