@@ -298,6 +298,40 @@ fn directories_nobody_can_read_are_told_as_not_watched() {
 }
 
 #[test]
+fn threads_are_asked_for_without_the_rights_of_the_scans_user() {
+    const DIRECTORIES: usize = 15_000;
+    let bench = bench();
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(bench.dir.path(), readable).unwrap();
+    (0..DIRECTORIES).for_each(|n| fs::create_dir(bench.path(&n.to_string())).unwrap());
+    let asked_as: Arc<Mutex<Vec<String>>> = Arc::default();
+    let told = Arc::clone(&asked_as);
+    let run: RunJob = Arc::new(move |job| {
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+        let rights = status.lines().filter(|line| line.starts_with("Uid:"));
+        lock(&told).extend(rights.map(|line| line.split_whitespace().last().unwrap().to_owned()));
+        threads::spawn("job", STACK_BYTES, job).is_ok()
+    });
+    let fd = fs::File::open(bench.dir.path()).unwrap().into();
+    let user = Identity { uid: 4321, gid: 4321, groups: Vec::new() };
+    let session = bench.watches.open(vec![("/w".into(), fd)], user, run).unwrap();
+    settle(&session);
+    let asked_as = lock(&asked_as);
+    assert!(asked_as.len() > 1, "one slice: nobody was asked by a scan");
+    assert!(asked_as.iter().all(|uid| uid == "0"), "{asked_as:?}");
+    assert_eq!(bench.kernel_watches(), DIRECTORIES + 1);
+}
+
+#[test]
+fn directory_that_is_removed_is_told_although_it_is_held() {
+    let bench = bench();
+    let session = bench.open();
+    fs::remove_dir(bench.dir.path()).unwrap();
+    told(&session, "BaseGone(\"/w\")");
+    until("nothing is watched", || bench.kernel_watches() == 0);
+}
+
+#[test]
 fn directory_replaced_behind_a_full_queue_leaves_no_watch_of_the_old_one() {
     let bench = bench();
     let elsewhere = tempfile::tempdir().unwrap();
