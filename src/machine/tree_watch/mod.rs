@@ -292,12 +292,14 @@ impl Inner {
             log::error!("watch: {error}");
         }
         let _ = self.wake.read();
+        lock(&self.state).sessions.values_mut().for_each(SessionState::begin_events);
         while let Ok(events) = self.inotify.read_events() {
             let mut state = lock(&self.state);
             events.iter().for_each(|event| state.heed(event));
         }
         let idle = {
             let mut state = lock(&self.state);
+            state.sessions.values_mut().for_each(SessionState::end_events);
             state.expire(&self.inotify);
             state.settle_polls(&self.inotify);
             state.with_plans()

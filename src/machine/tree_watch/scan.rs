@@ -19,7 +19,7 @@ use nix::sys::stat::{SFlag, fstat, fstatat};
 
 use super::session::Scan;
 use super::state::Registered;
-use super::{Change, ChangeKind, Inner, Why};
+use super::{Inner, Why};
 use crate::limits::{WATCH_ANNOUNCE_BATCH, WATCH_SCAN_SLICE};
 use crate::machine::disk::{self, Kind};
 use crate::machine::identity::Identity;
@@ -246,8 +246,7 @@ impl Inner {
         for (fresh, name, is_dir) in found {
             let path = dir.join(name);
             if tell && fresh {
-                let kind = ChangeKind::Create;
-                session.tell_change(Change { kind, path: path.clone(), is_dir });
+                session.announce(path.clone(), is_dir);
             }
             if is_dir {
                 let device_above = Some(device);

@@ -16,7 +16,7 @@ use nix::fcntl::readlink;
 use nix::sys::eventfd::EventFd;
 use nix::sys::inotify::WatchDescriptor;
 
-use super::{Change, Note, RunJob, Unwatched, Why};
+use super::{Change, ChangeKind, Note, RunJob, Unwatched, Why};
 use crate::limits::{WATCH_DIRECTORIES_SESSION_MAX, WATCH_NAMED_MAX, WATCH_NOTES_MAX};
 use crate::machine::identity::Identity;
 use crate::metrics;
@@ -104,6 +104,9 @@ pub(super) struct SessionState {
     pub round: u64,
     pub user: Arc<Identity>,
     pub run: RunJob,
+    /// What scans told as created before the shared thread began to read events, and since: the
+    /// kernel's own news of it may be in the queue still.
+    announced: [HashSet<PathBuf>; 2],
     notes: VecDeque<Note>,
     lost: bool,
     /// One for each reason.
@@ -135,6 +138,7 @@ impl SessionState {
             round: 0,
             user: Arc::new(user),
             run,
+            announced: Default::default(),
             notes: VecDeque::new(),
             lost: false,
             unwatched: Vec::new(),
@@ -166,6 +170,30 @@ impl SessionState {
 
     pub fn tell_change(&mut self, change: Change) {
         self.tell(Note::Change(change));
+    }
+
+    /// Tells what a scan found in a new directory.
+    pub fn announce(&mut self, path: PathBuf, is_dir: bool) {
+        if self.announced[1].len() < WATCH_NOTES_MAX {
+            self.announced[1].insert(path.clone());
+        }
+        self.tell_change(Change { kind: ChangeKind::Create, path, is_dir });
+    }
+
+    /// Whether a scan has told of it before this event could: once, what comes then is news.
+    pub fn is_announced(&mut self, path: &Path) -> bool {
+        self.announced.iter_mut().any(|paths| paths.remove(path))
+    }
+
+    /// The shared thread begins to read all events that are there.
+    pub fn begin_events(&mut self) {
+        let since = mem::take(&mut self.announced[1]);
+        self.announced[0].extend(since);
+    }
+
+    /// It has read them: of what was announced before, no news can come any more.
+    pub fn end_events(&mut self) {
+        self.announced[0] = HashSet::new();
     }
 
     pub fn take(&mut self) -> Option<Note> {

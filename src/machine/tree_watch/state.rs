@@ -206,6 +206,9 @@ impl State {
         let path = dir.join(name);
         self.hear(session, &path);
         let Some(state) = self.sessions.get_mut(&session) else { return };
+        if event.mask.contains(AddWatchFlags::IN_CREATE) && state.is_announced(&path) {
+            return;
+        }
         let is_dir = event.mask.contains(AddWatchFlags::IN_ISDIR);
         let kind = ChangeKind::of(event.mask);
         state.tell_change(Change { kind, path: path.clone(), is_dir });
