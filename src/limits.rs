@@ -491,6 +491,32 @@ pub const WATCH_SCAN_SLICE: Duration = Duration::from_millis(100);
 /// Names announced under one lock, so that a huge directory doesn't hold up the shared thread.
 pub const WATCH_ANNOUNCE_BATCH: usize = 256;
 
+/// The same directory in many sessions: each keeps its name, some 200 bytes, in 50 MB altogether.
+pub const WATCH_SHARES_NODE_MAX: usize = 262_144;
+
+/// No event tells that a directory was removed which a session was opened on: we hold it open. It is
+/// looked at this often.
+pub const WATCH_BASES_LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Paths that one session may name: as many as anybody shows side by side, and a few descriptors.
+pub const WATCH_PATHS_MAX: usize = 64;
+
+/// A directory on a network file system is read this often and to this depth, as clients of the
+/// Python runner are used to (contract 2.2), and not more than a tenth of the time where it is slow.
+pub const WATCH_POLL_EVERY: Duration = Duration::from_secs(2);
+pub const WATCH_POLL_DEPTH: usize = 3;
+pub const WATCH_POLL_REST_FACTOR: u32 = 9;
+
+/// Entries that are looked at in one such reading: about 2 MB, and a second where each takes 0.1 ms.
+pub const WATCH_POLL_ENTRIES_MAX: usize = 10_000;
+
+/// Directories polled for one session, and for all.
+pub const WATCH_POLLED_SESSION_MAX: usize = 16;
+pub const WATCH_POLLED_NODE_MAX: usize = 64;
+
+/// Readings at a time, half of the files threads; one that hangs counts.
+pub const WATCH_POLLS_AT_A_TIME: usize = 4;
+
 /// Directories that an error message names; it counts the others.
 pub const WATCH_NAMED_MAX: usize = 8;
 

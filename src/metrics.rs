@@ -99,6 +99,7 @@ figures! {
     REPORTS_SET_ASIDE Counter "river_reports_set_aside_total" "Status reports the host called malformed.";
     // watch
     WATCHES_HELD Gauge "river_watches" "Directories watched now, for all sessions together.";
+    WATCH_POLLED Gauge "river_watch_polled" "Directories on network file systems that are read again and again for watches.";
     WATCH_CHANGES_LOST Counter "river_watch_changes_lost_total" "Changes of files not told to a session because its queue was full, or times the kernel's queue was.";
     // ops
     TERMINALS Gauge "river_terminals" "Terminals open now, those without a peer included.";

@@ -52,7 +52,10 @@ impl Fault {
 fn status(error: &OpError) -> u16 {
     match error {
         // Contract 8.2.
-        OpError::NotRunning(_) | OpError::NothingToWatch | OpError::NoShell(_) => 400,
+        OpError::NotRunning(_)
+        | OpError::NothingToWatch
+        | OpError::TooManyPaths(_)
+        | OpError::NoShell(_) => 400,
         OpError::File { fault, .. } => file_status(fault),
         OpError::NotKnown(_) => 404,
         OpError::InUse(_) | OpError::Denied { .. } => 409,

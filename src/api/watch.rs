@@ -5,15 +5,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use nix::errno::Errno;
 use nix::poll::PollFlags;
 
-use crate::limits::SHARED_STORAGE_DEADLINE;
+use crate::limits::{SHARED_STORAGE_DEADLINE, WATCH_POLL_ENTRIES_MAX};
 use crate::model::ids::TaskId;
 use crate::ops::Node;
-use crate::ops::watch::{self, Change, ChangeKind, Note, TreeSession, Unwatched, Why};
+use crate::ops::watch::{
+    self, Change, ChangeKind, Note, RemoteTrouble, TreeSession, Unwatched, Why,
+};
 use crate::serve::session::{Message, Socket, Source, Turn};
 use crate::serve::{Answer, Call, Reply, Session};
 use crate::wire::api::watch::{Said, is_ping};
+
+const CONTAINER_ENDED: &str = "the container has ended";
 
 /// `GET /ws/fs/{task_id}/watch?paths=` (contract 2.2).
 pub fn open(node: &Arc<Node>, call: Call) -> Answer {
@@ -41,9 +46,15 @@ pub fn relay(
         && watch.scanning_for().is_none_or(|time| time < SHARED_STORAGE_DEADLINE)
     {
         let until = Instant::now() + SHARED_STORAGE_DEADLINE;
-        let mut begun = [Source::new(watch.as_fd(), PollFlags::POLLIN)];
+        let mut begun = [
+            Source::new(container, PollFlags::POLLIN),
+            Source::new(watch.as_fd(), PollFlags::POLLIN),
+        ];
         if matches!(socket.wait(&mut begun, Some(until)), Turn::PeerLeft | Turn::Stopping) {
             return;
+        }
+        if !begun[0].ready.is_empty() {
+            return say(socket, &error(CONTAINER_ENDED));
         }
     }
     say(socket, &Said::Watching { paths, method: "inotify" });
@@ -57,7 +68,11 @@ pub fn relay(
         while !socket.is_clogged()
             && let Some(note) = watch.take()
         {
+            let is_last = matches!(note, Note::NoRights(_));
             say(socket, &said(note));
+            if is_last {
+                return;
+            }
         }
         let is_scanning = watch.scanning_for();
         if !stuck_is_told && is_scanning.is_some_and(|time| time > SHARED_STORAGE_DEADLINE) {
@@ -74,7 +89,7 @@ pub fn relay(
             return;
         }
         if !sources[0].ready.is_empty() {
-            return say(socket, &error("the container has ended"));
+            return say(socket, &error(CONTAINER_ENDED));
         }
     }
 }
@@ -97,7 +112,15 @@ pub fn said(note: Note) -> Said {
         }
         Note::Lost => error("changes were lost: they came faster than they were taken"),
         Note::BaseGone(path) => {
-            error(format!("{} was moved or unmounted and is not watched any more", shown(&path)))
+            let path = shown(&path);
+            error(format!("{path} was removed, moved or unmounted and is not watched any more"))
+        }
+        Note::Remote { path, trouble } => error(remote(&path, trouble)),
+        Note::NoRights(errno) => {
+            let why = errno.desc();
+            error(format!(
+                "directories can't be read with the rights of the container's user: {why}"
+            ))
         }
         Note::Unwatched(unwatched) => error(not_watched(&unwatched)),
     }
@@ -126,9 +149,34 @@ fn not_watched(Unwatched { first, count, why }: &Unwatched) -> String {
         Why::SessionBudget => "this session watches as many directories as it may".to_owned(),
         Why::NodeBudget => "this node watches as many directories as it may".to_owned(),
         Why::Busy => "all threads that read directories are busy".to_owned(),
+        Why::KernelView => "it shows the kernel's own state".to_owned(),
+        Why::Refused(Errno::ENOSPC) => {
+            "the system's limit on watches is reached (fs.inotify.max_user_watches)".to_owned()
+        }
         Why::Refused(error) => error.desc().to_owned(),
     };
     format!("not watched, with all below: {}{others}: {why}", named.join(", "))
+}
+
+fn remote(path: &Path, trouble: RemoteTrouble) -> String {
+    let path = shown(path);
+    match trouble {
+        RemoteTrouble::Silent => {
+            format!("{path} does not answer: what other machines change there is told when it does")
+        }
+        RemoteTrouble::Failed(error) => {
+            let why = error.desc();
+            format!("what other machines change in {path} is not told, it can't be read: {why}")
+        }
+        RemoteTrouble::TooLarge => format!(
+            "what other machines change in {path} is told of {WATCH_POLL_ENTRIES_MAX} entries only: \
+             it has more"
+        ),
+        RemoteTrouble::NoRoom => format!(
+            "what other machines change in {path} is not told: as many network directories are \
+             looked at as may be"
+        ),
+    }
 }
 
 /// Bytes outside UTF-8 are replaced.

@@ -2,9 +2,10 @@
 //! paths under SHARED_DIR are asked about on `files` or `patient` threads only (design law 5).
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
-use nix::sys::statfs::statfs;
+use nix::sys::statfs::{Statfs, fstatfs, statfs};
 
 /// Kinds of filesystems that matter to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub enum Kind {
     /// Written by other machines too, without inotify events here. FUSE counts as such (sshfs,
     /// glusterfs): taking a local FUSE for shared costs some polling, the reverse loses changes.
     Network,
+    /// The kernel's own state shown as files: nobody's data, and without inotify events.
+    Kernel,
 }
 
 /// The filesystem a path lies on.
@@ -35,13 +38,24 @@ pub struct Filesystem {
 /// The path does not exist, or may not be searched.
 pub fn filesystem(path: &Path) -> io::Result<Filesystem> {
     let found = statfs(path)?;
-    // The field's width and sign differ between platforms; the magic is its low 32 bits everywhere.
-    let magic = found.filesystem_type().0 as u32;
     let block_bytes = u64::try_from(found.block_size()).unwrap_or(0);
     let free_bytes = found.blocks_available().saturating_mul(block_bytes);
     let free_bytes = (found.blocks() > 0).then_some(free_bytes);
     let free_files = (found.files() > 0).then_some(found.files_free());
-    Ok(Filesystem { kind: kind(magic), free_bytes, free_files })
+    Ok(Filesystem { kind: kind(magic(&found)), free_bytes, free_files })
+}
+
+/// On what kind an open file or directory lies.
+///
+/// # Errors
+/// The file system fails.
+pub fn kind_of(open: impl AsFd) -> io::Result<Kind> {
+    Ok(kind(magic(&fstatfs(open)?)))
+}
+
+/// The field's width and sign differ between platforms; the magic is its low 32 bits everywhere.
+fn magic(found: &Statfs) -> u32 {
+    found.filesystem_type().0 as u32
 }
 
 /// By the magic numbers of `statfs(2)` and the kernel's `magic.h`.
@@ -68,6 +82,18 @@ fn kind(magic: u32) -> Kind {
         | 0x2003_0528 // orangefs
         | 0xaad7_aaea // panfs
         => Kind::Network,
+        0x0000_9fa0 // proc
+        | 0x6265_6572 // sysfs
+        | 0x0027_e0eb // cgroup
+        | 0x6367_7270 // cgroup2
+        | 0x0000_1cd1 // devpts
+        | 0x1980_0202 // mqueue
+        | 0x6462_6720 // debugfs
+        | 0x7472_6163 // tracefs
+        | 0x7363_6673 // securityfs
+        | 0xcafe_4a11 // bpf
+        | 0x6265_6570 // configfs
+        => Kind::Kernel,
         _ => Kind::Local,
     }
 }

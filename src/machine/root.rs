@@ -9,7 +9,6 @@ use std::path::Path;
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::Mode;
-use nix::sys::statfs::fstatfs;
 
 use super::process::Process;
 
@@ -45,35 +44,6 @@ impl Root {
         Ok(openat2(&self.0, path, how)?)
     }
 }
-
-/// Whether what is held is on a file system that stands for the kernel, not for files.
-///
-/// # Errors
-/// The kernel's.
-pub fn is_kernels(held: impl AsFd) -> io::Result<bool> {
-    let magic = fstatfs(held)?.filesystem_type().0;
-    Ok(KERNEL_FILE_SYSTEMS.iter().any(|(_, known)| magic as u32 == *known))
-}
-
-/// Their names, and how `statfs(2)` tells them.
-const KERNEL_FILE_SYSTEMS: &[(&str, u32)] = &[
-    ("proc", 0x9fa0),
-    ("sysfs", 0x6265_6572),
-    ("cgroup", 0x0027_e0eb),
-    ("cgroup2", 0x6367_7270),
-    ("devpts", 0x1cd1),
-    ("mqueue", 0x1980_0202),
-    ("debugfs", 0x6462_6720),
-    ("tracefs", 0x7472_6163),
-    ("securityfs", 0x7363_6673),
-    ("selinuxfs", 0xf97c_ff8c),
-    ("configfs", 0x6265_6570),
-    ("bpf", 0xcafe_4a11),
-    ("binfmt_misc", 0x4249_4e4d),
-    ("efivarfs", 0xde5e_81e4),
-    ("fusectl", 0x6573_5543),
-    ("nsfs", 0x6e73_6673),
-];
 
 impl AsFd for Root {
     fn as_fd(&self) -> BorrowedFd<'_> {

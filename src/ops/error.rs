@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::files::FileFault;
 use super::images::ImageFault;
 use crate::docker::DockerError;
+use crate::limits::WATCH_PATHS_MAX;
 use crate::machine::process::PinFault;
 use crate::model::ids::TaskId;
 use crate::model::phase::{Denied, Verb};
@@ -33,6 +34,7 @@ pub enum OpError {
     NoShell(TaskId),
     /// None of the paths is a directory that may be watched.
     NothingToWatch,
+    TooManyPaths(usize),
     /// The system has no room for one more watch.
     NoWatch(io::Error),
     /// The system has no descriptor for one more session.
@@ -113,6 +115,9 @@ impl fmt::Display for OpError {
             OpError::NothingToWatch => {
                 f.write_str("none of the paths is a directory in the container")
             }
+            OpError::TooManyPaths(named) => {
+                write!(f, "{named} paths are too many: at most {WATCH_PATHS_MAX} are watched")
+            }
             OpError::NoWatch(source) => write!(f, "no watch is to be had: {source}"),
             OpError::NoSession(source) => write!(f, "no session is to be had: {source}"),
             OpError::NoWayIn { id, fault } => write!(f, "no way into task {id}: {fault}"),
@@ -155,6 +160,7 @@ impl std::error::Error for OpError {
             | OpError::InUse(_)
             | OpError::NotRunning(_)
             | OpError::NothingToWatch
+            | OpError::TooManyPaths(_)
             | OpError::NoShell(_)
             | OpError::Denied { .. }
             | OpError::LocalTempMissing(_)

@@ -13,8 +13,12 @@ use super::files_thread::on_files_thread;
 use super::inside::{self, Inside};
 use super::{Node, OpError};
 use crate::lanes::Pool;
-pub use crate::machine::tree_watch::{Change, ChangeKind, Note, TreeSession, Unwatched, Why};
-use crate::machine::tree_watch::{Job, RunJob};
+use crate::limits::WATCH_PATHS_MAX;
+use crate::machine::identity::Identity;
+use crate::machine::tree_watch::RunJob;
+pub use crate::machine::tree_watch::{
+    Change, ChangeKind, Note, RemoteTrouble, TreeSession, Unwatched, Why,
+};
 use crate::model::ids::TaskId;
 
 /// What is watched when the peer names nothing.
@@ -45,6 +49,9 @@ pub struct Watch {
 pub fn open(node: &Arc<Node>, id: TaskId, list: &str) -> Result<Watch, OpError> {
     let inside = inside::enter(node, id)?;
     let paths = wanted(list);
+    if paths.len() > WATCH_PATHS_MAX {
+        return Err(OpError::TooManyPaths(paths.len()));
+    }
     let there = Arc::clone(&inside);
     let found = on_files_thread(node, move || -> io::Result<Vec<(String, OwnedFd)>> {
         let root = there.root()?;
@@ -63,32 +70,27 @@ pub fn open(node: &Arc<Node>, id: TaskId, list: &str) -> Result<Watch, OpError> 
     let (paths, directories) =
         found.into_iter().map(|(path, open)| (path.clone(), (PathBuf::from(path), open))).unzip();
     let user = inside.user.clone();
-    let run_as = move |job: Job| match user.assume() {
-        Ok(_as_user) => job(),
-        Err(error) => log::error!("a directory can't be read as its container's user: {error}"),
-    };
-    let session = start(node, directories, run_as).map_err(OpError::NoWatch)?;
+    let session = start(node, directories, user).map_err(OpError::NoWatch)?;
     Ok(Watch { paths, session, inside })
 }
 
-/// Begins to watch the open `directories`, each under the path its peer knows. `run_as` runs a job
-/// as the user whose rights decide what may be read.
+/// Begins to watch the open `directories`, each under the path its peer knows. The
+/// rights of `user` decide what may be read.
 ///
 /// # Errors
 /// No inotify instance, thread or file descriptor was to be had.
 pub fn start(
     node: &Arc<Node>,
     directories: Vec<(PathBuf, OwnedFd)>,
-    run_as: impl Fn(Job) + Clone + Send + Sync + 'static,
+    user: Identity,
 ) -> io::Result<TreeSession> {
     // The node owns all sessions: one of them must not own the node.
     let node_then = Arc::downgrade(node);
     let run: RunJob = Arc::new(move |job| {
         let Some(node) = node_then.upgrade() else { return false };
-        let run_as = run_as.clone();
-        node.lanes.submit(Pool::Files, Box::new(move || run_as(job))).is_ok()
+        node.lanes.submit(Pool::Files, job).is_ok()
     });
-    node.tree_watches.open(directories, run)
+    node.tree_watches.open(directories, user, run)
 }
 
 #[cfg(test)]

@@ -73,5 +73,9 @@ mod terminal;
 mod terminal_rows;
 /// Watch sessions: what a peer hears of files, and what is left when it goes.
 mod watch;
+/// Watches that somebody means to break.
+mod watch_attacks;
+/// Watches on network file systems.
+mod watch_remote;
 /// The watch row on real containers.
 mod watch_rows;

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use river_runner::api::watch::relay;
+use river_runner::machine::identity::Identity;
 use river_runner::machine::tree_watch::{RunJob, TreeWatches};
 use river_runner::metrics::WATCHES_HELD;
 use river_runner::serve::access::Policy;
@@ -27,6 +28,7 @@ const SOON: Duration = Duration::from_secs(20);
 struct Ward {
     watches: TreeWatches,
     dir: PathBuf,
+    user: Identity,
     /// Readable when `life` has been dropped.
     container: UnixStream,
     life: Mutex<Option<UnixStream>>,
@@ -42,7 +44,8 @@ fn open(ward: &Arc<Ward>, _call: Call) -> Answer {
             thread::spawn(job);
             true
         });
-        let watch = ward.watches.open(vec![("/shared".into(), dir)], run).unwrap();
+        let watch =
+            ward.watches.open(vec![("/shared".into(), dir)], ward.user.clone(), run).unwrap();
         relay(socket, vec!["/shared".into()], &watch, ward.container.as_fd());
     }))
 }
@@ -57,10 +60,14 @@ struct House {
 
 impl House {
     fn new() -> House {
+        House::of(Identity { uid: 0, gid: 0, groups: Vec::new() })
+    }
+
+    fn of(user: Identity) -> House {
         let (stop, dir) = (Stop::new(), tempfile::tempdir().unwrap());
         let (container, life) = UnixStream::pair().unwrap();
         let (watches, life) = (TreeWatches::new(&stop), Mutex::new(Some(life)));
-        let ward = Arc::new(Ward { watches, dir: dir.path().into(), container, life });
+        let ward = Arc::new(Ward { watches, dir: dir.path().into(), user, container, life });
         let policy = Policy { loopback: true, ..Policy::default() };
         let setup = Setup {
             sockets: Sockets::open("127.0.0.1:0".parse().unwrap(), None).unwrap(),
@@ -131,7 +138,20 @@ fn until(what: &str, mut true_now: impl FnMut() -> bool) {
     }
 }
 
-/// One test: the gauge is the whole process's.
+#[test]
+fn session_that_has_not_the_rights_to_read_says_so_and_ends() {
+    // The kernel has no such user.
+    let house = House::of(Identity { uid: u32::MAX, gid: 0, groups: Vec::new() });
+    let mut peer = house.connect();
+    assert_eq!(peer.hear()["type"], "watching");
+    let message = peer.hear();
+    assert_eq!(message["type"], "error", "{message}");
+    assert!(message["message"].as_str().unwrap().contains("rights"), "{message}");
+    let Message::Close(Some(close)) = peer.0.read().unwrap() else { panic!("no close") };
+    assert_eq!(u16::from(close.code), 1000);
+}
+
+/// One test for all that counts: the gauge is the whole process's.
 #[test]
 fn watch_session_tells_changes_until_its_container_ends_and_leaves_nothing() {
     let house = House::new();

@@ -11,7 +11,7 @@ use crate::kit::{
 };
 
 /// A watch that is up.
-fn watch(daemon: &Daemon, id: u64, paths: &str) -> Socket {
+pub fn watch(daemon: &Daemon, id: u64, paths: &str) -> Socket {
     let mut socket = daemon.socket(&format!("/ws/fs/{id}/watch?paths={paths}"));
     let first = socket.next_json();
     assert_eq!(first["type"], "watching", "{first}");
@@ -19,20 +19,20 @@ fn watch(daemon: &Daemon, id: u64, paths: &str) -> Socket {
 }
 
 /// What a session hears when it can't watch: the message, and the close.
-fn refused(daemon: &Daemon, path: &str) -> (String, u16) {
+pub fn refused(daemon: &Daemon, path: &str) -> (String, u16) {
     let mut socket = daemon.socket(path);
     let message = socket.next_json();
     assert_eq!(message["type"], "error", "{message}");
     (message["message"].as_str().expect("a text").to_owned(), socket.wait_close())
 }
 
-fn inside(id: u64, script: &str) {
+pub fn inside(id: u64, script: &str) {
     docker(&["exec", &task_container(id), "sh", "-c", script]);
 }
 
 /// Reads on until this change is told.
 #[track_caller]
-fn until_change(socket: &mut Socket, event: &str, path: &str) -> Value {
+pub fn until_change(socket: &mut Socket, event: &str, path: &str) -> Value {
     loop {
         let message = socket.next_json();
         assert_ne!(message["type"], "error", "{message}");
@@ -42,10 +42,24 @@ fn until_change(socket: &mut Socket, event: &str, path: &str) -> Value {
     }
 }
 
-fn inotify_watches(daemon: &Daemon) -> usize {
+pub fn inotify_watches(daemon: &Daemon) -> usize {
+    watches_of_instances(daemon).into_iter().sum()
+}
+
+/// The watches of each inotify instance that has some.
+fn watches_of_instances(daemon: &Daemon) -> Vec<usize> {
     let fds = fs::read_dir(format!("/proc/{}/fdinfo", daemon.pid())).expect("our child");
     let infos = fds.flatten().filter_map(|fd| fs::read_to_string(fd.path()).ok());
-    infos.map(|info| info.matches("inotify wd:").count()).sum()
+    let counts = infos.map(|info| info.matches("inotify wd:").count());
+    let mut counts: Vec<usize> = counts.filter(|count| *count > 0).collect();
+    counts.sort_unstable();
+    counts
+}
+
+/// How many directories a tree has.
+fn walked(dir: &std::path::Path) -> usize {
+    let below = fs::read_dir(dir).expect("a directory").flatten().map(|entry| entry.path());
+    1 + below.filter(|path| path.is_dir()).map(|path| walked(&path)).sum::<usize>()
 }
 
 #[test]
@@ -200,16 +214,25 @@ fn user_of_the_image_watches_what_he_may_read() {
 fn twenty_sessions_on_a_container_share_their_watches_and_leave_none() {
     let daemon = Daemon::builder().start();
     let id = running(&daemon, "sleep 600");
+    let neighbour = running(&daemon, "sleep 600");
     inside(id, "mkdir -p /w/a /w/b /w/c");
-    let before = inotify_watches(&daemon);
+    let others = watches_of_instances(&daemon);
+    let before = others.iter().sum::<usize>();
+    let one_more = |watches: usize| [&others[..], &[watches]].concat();
     let mut sockets: Vec<Socket> = (0..20).map(|_| watch(&daemon, id, "/w")).collect();
     assert!(wait_until(SOON, || inotify_watches(&daemon) == before + 4));
     inside(id, ": > /w/b/f");
     for socket in &mut sockets {
         until_change(socket, "CREATE", "/w/b/f");
     }
-    assert_eq!(inotify_watches(&daemon), before + 4);
-    drop(sockets);
+    assert_eq!(watches_of_instances(&daemon), one_more(4));
+    // Another container shares what both have mounted.
+    let shared =
+        (0..2).map(|_| [watch(&daemon, id, "/shared"), watch(&daemon, neighbour, "/shared")]);
+    let shared: Vec<_> = shared.collect();
+    let directories = walked(&daemon.shared_dir().join("shared_data"));
+    assert!(wait_until(SOON, || watches_of_instances(&daemon) == one_more(4 + directories)));
+    drop((sockets, shared));
     assert!(wait_until(SOON, || inotify_watches(&daemon) == before));
 }
 

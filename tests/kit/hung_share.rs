@@ -25,23 +25,8 @@ impl HungShare {
     /// the share is healed or dropped.
     #[track_caller]
     pub fn over(directory: &Path) -> HungShare {
-        let device = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(nix::libc::O_NONBLOCK)
-            .open("/dev/fuse")
-            .expect("/dev/fuse: this test needs root and a kernel with FUSE");
-        let options =
-            format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", device.as_raw_fd());
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(Some("river-test"), directory, Some("fuse"), flags, Some(options.as_str()))
-            .expect("mount, as root");
-        let mut share =
-            HungShare { path: directory.to_owned(), device: Some(device), is_mounted: true };
-        // Without it callers would wait for the handshake, and the first to be answered would not
-        // be theirs.
-        share.shake_hands().expect("the kernel's FUSE handshake");
-        share
+        let device = mount_fuse(directory).expect("this test needs root and a kernel with FUSE");
+        HungShare { path: directory.to_owned(), device: Some(device), is_mounted: true }
     }
 
     /// The file server is back: calls that wait are answered, later ones reach the directory that
@@ -68,24 +53,9 @@ impl HungShare {
         self.device = None;
     }
 
-    fn shake_hands(&mut self) -> io::Result<()> {
-        let device = self.device.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        let request = Request::next(device)?.filter(|request| request.opcode == INIT);
-        let request = request.ok_or_else(|| io::Error::other("no handshake was asked for"))?;
-        // Version 7.31, no flags, no read-ahead, 12 requests in the background, writes of a page.
-        let mut reply = [0; 64];
-        reply[0..4].copy_from_slice(&7_u32.to_ne_bytes());
-        reply[4..8].copy_from_slice(&31_u32.to_ne_bytes());
-        reply[16..18].copy_from_slice(&12_u16.to_ne_bytes());
-        reply[20..24].copy_from_slice(&4096_u32.to_ne_bytes());
-        request.answer(device, 0, &reply)
-    }
-
     fn unmount(&mut self) {
-        if std::mem::take(&mut self.is_mounted)
-            && let Err(error) = umount2(&self.path, MntFlags::MNT_DETACH)
-        {
-            eprintln!("unmount {}: {error}", self.path.display());
+        if std::mem::take(&mut self.is_mounted) {
+            unmount(&self.path);
         }
     }
 }
@@ -94,6 +64,42 @@ impl Drop for HungShare {
     fn drop(&mut self) {
         self.unmount();
     }
+}
+
+/// Mounts a FUSE file system on `directory`, whose server is whoever has what is returned.
+pub(super) fn mount_fuse(directory: &Path) -> io::Result<File> {
+    let mut device = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open("/dev/fuse")?;
+    let options =
+        format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", device.as_raw_fd());
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("river-test"), directory, Some("fuse"), flags, Some(options.as_str()))?;
+    // Without it callers would wait for the handshake, and the first to be answered would not
+    // be theirs.
+    shake_hands(&mut device)?;
+    Ok(device)
+}
+
+/// Takes a mount away, also while it is used.
+pub(super) fn unmount(path: &Path) {
+    if let Err(error) = umount2(path, MntFlags::MNT_DETACH) {
+        eprintln!("unmount {}: {error}", path.display());
+    }
+}
+
+fn shake_hands(device: &mut File) -> io::Result<()> {
+    let request = Request::next(device)?.filter(|request| request.opcode == INIT);
+    let request = request.ok_or_else(|| io::Error::other("no handshake was asked for"))?;
+    // Version 7.31, no flags, no read-ahead, 12 requests in the background, writes of a page.
+    let mut reply = [0; 64];
+    reply[0..4].copy_from_slice(&7_u32.to_ne_bytes());
+    reply[4..8].copy_from_slice(&31_u32.to_ne_bytes());
+    reply[16..18].copy_from_slice(&12_u16.to_ne_bytes());
+    reply[20..24].copy_from_slice(&4096_u32.to_ne_bytes());
+    request.answer(device, 0, &reply)
 }
 
 // ── as much of the kernel's FUSE protocol (linux/fuse.h) as a share needs that comes back ────────
@@ -110,32 +116,35 @@ const REQUEST_BYTES_MAX: usize = 256 * 1024;
 /// Nobody waits any more when nothing has come for this long.
 const QUIET_MS: u16 = 300;
 
-struct Request {
-    opcode: u32,
+pub(super) struct Request {
+    pub opcode: u32,
     unique: u64,
+    pub node: u64,
+    pub body: Vec<u8>,
 }
 
 impl Request {
     /// The next one that waits; `None` when there is none for a while.
-    fn next(device: &mut File) -> io::Result<Option<Request>> {
+    pub fn next(device: &mut File) -> io::Result<Option<Request>> {
         let mut bytes = vec![0; REQUEST_BYTES_MAX];
-        loop {
+        let length = loop {
             let mut ready = [PollFd::new(device.as_fd(), PollFlags::POLLIN)];
             if poll(&mut ready, PollTimeout::from(QUIET_MS))? == 0 {
                 return Ok(None);
             }
             match device.read(&mut bytes) {
-                Ok(_) => break,
+                Ok(length) => break length,
                 // Its caller was killed meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // Nobody holds the mount any more.
                 Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => return Ok(None),
                 Err(error) => return Err(error),
             }
-        }
+        };
         let opcode = u32::from_ne_bytes(bytes[4..8].try_into().expect("four bytes"));
         let unique = u64::from_ne_bytes(bytes[8..16].try_into().expect("eight bytes"));
-        Ok(Some(Request { opcode, unique }))
+        let node = u64::from_ne_bytes(bytes[16..24].try_into().expect("eight bytes"));
+        Ok(Some(Request { opcode, unique, node, body: bytes[40..length].to_vec() }))
     }
 
     fn answer_as_empty_directory(self, device: &mut File) -> io::Result<()> {
@@ -164,7 +173,7 @@ impl Request {
         }
     }
 
-    fn answer(self, device: &mut File, error: i32, body: &[u8]) -> io::Result<()> {
+    pub fn answer(self, device: &mut File, error: i32, body: &[u8]) -> io::Result<()> {
         let length = u32::try_from(16 + body.len()).map_err(io::Error::other)?;
         let mut bytes = Vec::new();
         bytes.extend(length.to_ne_bytes());

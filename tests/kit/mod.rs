@@ -1,7 +1,7 @@
 //! What the integration tests are made of: the built runner as a process ([`Daemon`]), the
 //! KohakuRiver host it reports to ([`FakeHost`]), the real Engine with single calls made to misbehave
-//! ([`EngineProxy`]) or a whole one to be hung and killed ([`OwnEngine`]), and directories that hang
-//! or fill up ([`HungShare`], [`SmallDisk`]). Everything is outside the runner and speaks its
+//! ([`EngineProxy`]) or a whole one to be hung and killed ([`OwnEngine`]), and directories that hang,
+//! fill up or change from afar ([`HungShare`], [`SmallDisk`], [`RemoteShare`]). Everything is outside the runner and speaks its
 //! protocols; every wait has an end, and a fake fails the test that it would otherwise let pass.
 
 // Two programs share it, the integration tests and the campaign; neither uses all of it.
@@ -14,6 +14,7 @@ mod host;
 mod http;
 mod hung_share;
 mod own_engine;
+mod remote_share;
 mod small_disk;
 mod socket;
 mod state_calls;
@@ -36,6 +37,7 @@ pub use host::{FakeHost, Fault, Moment, REFUSED, Report, UPDATED, Verdict};
 pub use http::{Address, Response, call, exchange, read_response};
 pub use hung_share::HungShare;
 pub use own_engine::OwnEngine;
+pub use remote_share::RemoteShare;
 pub use small_disk::SmallDisk;
 pub use socket::Socket;
 pub use state_calls::StateCalls;

@@ -1,10 +1,13 @@
 //! Watches directories with all that is below them: one inotify instance and one thread (`watch`)
-//! for all sessions, started with the first. Sessions that watch the same directory share a watch.
+//! for all sessions, started with the first. Sessions that watch the same directory share a watch;
+//! on network file systems they share a reading, every few seconds (`poll`).
 //! Called by `ops::watch`. Opens directories only in scans, which run where the caller says (they
 //! can hang on a dead share); the shared thread never blocks, on a session or on a file system.
 
+mod poll;
 mod scan;
 mod session;
+mod snapshot;
 mod state;
 #[cfg(test)]
 mod test;
@@ -13,14 +16,15 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use crate::limits::{STACK_BYTES, WATCH_MOVE_GRACE, WATCH_REST};
+use crate::limits::{STACK_BYTES, WATCH_BASES_LOOK_EVERY, WATCH_MOVE_GRACE, WATCH_REST};
+use crate::machine::identity::Identity;
 use crate::stop::Stop;
 use crate::threads::{self, lock};
 use session::{Base, SessionState};
@@ -65,6 +69,8 @@ pub enum Why {
     NodeBudget,
     /// The system said so: `ENOSPC` is its own limit on watches.
     Refused(Errno),
+    /// It shows the kernel's own state.
+    KernelView,
     /// No thread was to be had for reading directories.
     Busy,
 }
@@ -77,6 +83,18 @@ pub struct Unwatched {
     pub why: Why,
 }
 
+/// Why changes that other machines make in a directory are not told, or not all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemoteTrouble {
+    /// Its file system does not answer.
+    Silent,
+    Failed(Errno),
+    /// There is more in it than is looked at.
+    TooLarge,
+    /// Enough others are looked at.
+    NoRoom,
+}
+
 /// What a session has to tell its peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
@@ -86,8 +104,14 @@ pub enum Note {
     /// This session's queue was full: changes are missing here.
     Lost,
     Unwatched(Unwatched),
-    /// A directory that the session was opened on was moved away or unmounted.
+    /// A directory that the session was opened on was removed, moved away or unmounted.
     BaseGone(PathBuf),
+    Remote {
+        path: PathBuf,
+        trouble: RemoteTrouble,
+    },
+    /// Directories can't be read with the rights they are to be read with: nothing more is told.
+    NoRights(Errno),
 }
 
 impl Note {
@@ -99,8 +123,7 @@ impl Note {
 /// One piece of reading directories.
 pub type Job = Box<dyn FnOnce() + Send>;
 
-/// Runs a job on a thread that may hang, as the user that the directories are read as; false if no
-/// such thread is to be had.
+/// Runs a job on a thread that may hang; false if no such thread is to be had.
 pub type RunJob = Arc<dyn Fn(Job) -> bool + Send + Sync>;
 
 /// All watches of this process.
@@ -114,6 +137,7 @@ pub struct TreeWatches {
 struct Inner {
     inotify: Inotify,
     state: Mutex<State>,
+    wake: EventFd,
 }
 
 /// One caller's watches; they end with it.
@@ -131,20 +155,23 @@ impl TreeWatches {
     }
 
     /// Watches the open `directories`, each under the path its peer knows, and all below them.
-    /// The scan of what is there begins now, through `run`; its end is not waited for.
+    /// The scan of what is there begins now, through `run` and with the rights of `user`; its end is
+    /// not waited for.
     ///
     /// # Errors
     /// No inotify instance, thread or file descriptor was to be had.
     pub fn open(
         &self,
         directories: Vec<(PathBuf, OwnedFd)>,
+        user: Identity,
         run: RunJob,
     ) -> io::Result<TreeSession> {
         let inner = self.inner()?;
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-        let bases = directories.into_iter().map(|(path, fd)| Base { path, fd: Arc::new(fd) });
-        let state = SessionState::new(bases.collect(), run, Arc::clone(&wake));
+        let bases = directories.into_iter().map(|(path, fd)| Base::new(path, fd));
+        let state = SessionState::new(bases.collect(), user, run, Arc::clone(&wake));
         let number = lock(&inner.state).add(state);
+        inner.wake();
         inner.scan_if_needed(number);
         Ok(TreeSession { inner, number, wake })
     }
@@ -195,49 +222,89 @@ impl Drop for TreeSession {
 impl Inner {
     fn start(stop: &Stop) -> io::Result<Arc<Inner>> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-        let inner = Arc::new(Inner { inotify, state: Mutex::default() });
-        let (watched, woken, stopped) = (Arc::clone(&inner), Arc::clone(&wake), stop.clone());
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let inner = Arc::new(Inner { inotify, state: Mutex::default(), wake });
+        let (watched, woken, stopped) = (Arc::clone(&inner), Arc::clone(&inner), stop.clone());
         let rest = {
             let stop = stop.clone();
             move || stop.wait(WATCH_MOVE_GRACE)
         };
         threads::spawn_kept("watch", STACK_BYTES, rest, move || {
+            let mut looked = Instant::now();
             while !stopped.is_raised() {
-                watched.turn(&woken);
+                watched.turn();
+                if looked.elapsed() >= WATCH_BASES_LOOK_EVERY {
+                    looked = Instant::now();
+                    watched.look_after_bases();
+                }
                 std::thread::sleep(WATCH_REST);
             }
         })?;
-        stop.on_raise(move || {
-            let _ = wake.write(1);
-        });
+        stop.on_raise(move || woken.wake());
         Ok(inner)
     }
 
-    /// Waits for events, and tells the sessions all that are there.
-    fn turn(self: &Arc<Self>, wake: &EventFd) {
-        let patience = match lock(&self.state).is_moving() {
-            true => PollTimeout::try_from(WATCH_MOVE_GRACE).unwrap_or(PollTimeout::ZERO),
-            false => PollTimeout::NONE,
+    /// Has the shared thread look around.
+    fn wake(&self) {
+        // It fails when nobody has looked for 2^64 wakes.
+        let _ = self.wake.write(1);
+    }
+
+    /// For how long there is nothing to do but to wait for events.
+    fn patience(&self) -> PollTimeout {
+        let state = lock(&self.state);
+        let moving = state.is_moving().then_some(WATCH_MOVE_GRACE);
+        let bases = (!state.sessions.is_empty()).then_some(WATCH_BASES_LOOK_EVERY);
+        let Some(rest) = moving.into_iter().chain(state.rest_of_polls()).chain(bases).min() else {
+            return PollTimeout::NONE;
         };
+        // Not a moment too early.
+        PollTimeout::try_from(rest + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+    }
+
+    /// Tells the sessions whose directories were removed.
+    fn look_after_bases(&self) {
+        let bases: Vec<_> = {
+            let state = lock(&self.state);
+            let all = state.sessions.iter();
+            all.map(|(number, session)| (*number, Arc::clone(&session.bases))).collect()
+        };
+        for (number, bases) in bases {
+            for base in bases.iter().filter(|base| base.is_removed()) {
+                let mut state = lock(&self.state);
+                let session = state.sessions.get(&number);
+                if session.is_some_and(|session| session.held.contains_key(&base.path)) {
+                    state.base_moved(number, &base.path);
+                }
+            }
+        }
+    }
+
+    /// Waits for events, and tells the sessions all that are there.
+    fn turn(self: &Arc<Self>) {
         let mut fds = [
             PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN),
-            PollFd::new(wake.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
         ];
-        if let Err(error) = poll(&mut fds, patience)
+        if let Err(error) = poll(&mut fds, self.patience())
             && error != Errno::EINTR
         {
             log::error!("watch: {error}");
         }
+        let _ = self.wake.read();
+        lock(&self.state).sessions.values_mut().for_each(SessionState::begin_events);
         while let Ok(events) = self.inotify.read_events() {
             let mut state = lock(&self.state);
             events.iter().for_each(|event| state.heed(event));
         }
         let idle = {
             let mut state = lock(&self.state);
+            state.sessions.values_mut().for_each(SessionState::end_events);
             state.expire(&self.inotify);
+            state.settle_polls(&self.inotify);
             state.with_plans()
         };
+        self.read_due();
         idle.into_iter().for_each(|session| self.scan_if_needed(session));
     }
 }

@@ -3,6 +3,7 @@
 //! session, in slices; holds the lock for plain bookkeeping only.
 
 use std::ffi::OsStr;
+use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -14,22 +15,15 @@ use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::inotify::{AddWatchFlags, WatchDescriptor};
-use nix::sys::stat::{SFlag, fstatat};
-use nix::sys::statfs::{self, FsType, fstatfs};
+use nix::sys::stat::{SFlag, fstat, fstatat};
 
 use super::session::Scan;
 use super::state::Registered;
-use super::{Change, ChangeKind, Inner, Why};
+use super::{Inner, Why};
 use crate::limits::{WATCH_ANNOUNCE_BATCH, WATCH_SCAN_SLICE};
+use crate::machine::disk::{self, Kind};
+use crate::machine::identity::Identity;
 use crate::threads::lock;
-
-/// Kernel views that are no files of anybody: endless, and without events.
-const VIEWS: [FsType; 4] = [
-    statfs::PROC_SUPER_MAGIC,
-    statfs::SYSFS_MAGIC,
-    statfs::CGROUP_SUPER_MAGIC,
-    statfs::CGROUP2_SUPER_MAGIC,
-];
 
 impl Inner {
     /// Has a thread read the session's planned directories, unless one is at it.
@@ -64,16 +58,16 @@ impl Inner {
 
     /// Reads directories until none is planned or the slice is over.
     fn scan_slice(self: &Arc<Self>, number: u64) {
-        let begun = Instant::now();
-        while begun.elapsed() < WATCH_SCAN_SLICE && self.take_up(number) {
-            let outcome = self.scan_one(number);
-            let mut state = lock(&self.state);
-            let Some(session) = state.sessions.get_mut(&number) else { return };
-            match (session.current.take(), outcome) {
-                // It is tried again when it is read; what hinders it is told then.
-                (Some(Scan { only_watch: true, .. }), _) => session.begin_one(),
-                (Some(scan), Err(why)) => session.note_unwatched(scan.path, why),
-                (Some(_), Ok(())) | (None, _) => {}
+        let Some(user) = self.user_of(number) else { return };
+        match user.assume() {
+            // Theirs is this only: a thread that is started meanwhile would have these rights for good.
+            Ok(_as_user) => self.scan_for_a_while(number),
+            Err(error) => {
+                let error = Errno::from_raw(error.raw_os_error().unwrap_or_default());
+                if let Some(session) = lock(&self.state).sessions.get_mut(&number) {
+                    session.fail(error);
+                }
+                return;
             }
         }
         {
@@ -88,6 +82,25 @@ impl Inner {
         self.scan_if_needed(number);
     }
 
+    fn user_of(&self, number: u64) -> Option<Arc<Identity>> {
+        lock(&self.state).sessions.get(&number).map(|session| Arc::clone(&session.user))
+    }
+
+    fn scan_for_a_while(&self, number: u64) {
+        let begun = Instant::now();
+        while begun.elapsed() < WATCH_SCAN_SLICE && self.take_up(number) {
+            let outcome = self.scan_one(number);
+            let mut state = lock(&self.state);
+            let Some(session) = state.sessions.get_mut(&number) else { return };
+            match (session.current.take(), outcome) {
+                // It is tried again when it is read; what hinders it is told then.
+                (Some(Scan { only_watch: true, .. }), _) => session.begin_one(),
+                (Some(scan), Err(why)) => session.note_unwatched(scan.path, why),
+                (Some(_), Ok(())) | (None, _) => {}
+            }
+        }
+    }
+
     /// Makes the next planned directory the current one; false if there is none.
     fn take_up(&self, number: u64) -> bool {
         let mut state = lock(&self.state);
@@ -99,8 +112,13 @@ impl Inner {
 
     fn scan_one(&self, number: u64) -> Result<(), Why> {
         let Some((dir, is_base)) = self.open_current(number)? else { return Ok(()) };
-        if !is_base && fstatfs(&dir).is_ok_and(|found| VIEWS.contains(&found.filesystem_type())) {
-            return Ok(());
+        let system =
+            |error: io::Error| Why::Refused(Errno::from_raw(error.raw_os_error().unwrap_or(0)));
+        match disk::kind_of(&dir).map_err(system)? {
+            Kind::Kernel if is_base => return Err(Why::KernelView),
+            Kind::Kernel => return Ok(()),
+            Kind::Network => self.poll_if_root(number, &dir, is_base).map_err(Why::Refused)?,
+            Kind::Local | Kind::Memory => {}
         }
         let news = match self.add_watch(number, &dir)? {
             Registered::Over(why) => return Err(why),
@@ -110,6 +128,20 @@ impl Inner {
         };
         if news && !is_base || self.is_whole(number) {
             self.read(number, dir, news).map_err(Why::Refused)?;
+        }
+        Ok(())
+    }
+
+    /// Has a directory polled where a network file system begins, as far as the session knows it.
+    fn poll_if_root(&self, number: u64, dir: &OwnedFd, is_base: bool) -> Result<(), Errno> {
+        let (path, above) = {
+            let state = lock(&self.state);
+            let current = state.sessions.get(&number).and_then(|session| session.current.as_ref());
+            let Some(current) = current else { return Ok(()) };
+            (current.path.clone(), current.device_above)
+        };
+        if is_base || above.is_some() && above != Some(fstat(dir)?.st_dev) {
+            self.poll_for(number, &path, dir)?;
         }
         Ok(())
     }
@@ -152,7 +184,9 @@ impl Inner {
             | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_MOVE
             | AddWatchFlags::IN_MOVE_SELF
-            | AddWatchFlags::IN_ONLYDIR;
+            | AddWatchFlags::IN_ONLYDIR
+            // What is done to a file that has no name any more concerns nobody.
+            | AddWatchFlags::from_bits_retain(libc::IN_EXCL_UNLINK);
         let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
         loop {
             let before = lock(&self.state).removals;
@@ -170,6 +204,7 @@ impl Inner {
     fn read(&self, number: u64, dir: OwnedFd, news: bool) -> Result<(), Errno> {
         let mut dir = Dir::from_fd(dir)?;
         let at = dir.as_fd().try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
+        let device = fstat(&at)?.st_dev;
         let mut batch = Vec::new();
         for entry in dir.iter() {
             let entry = entry?;
@@ -182,16 +217,23 @@ impl Inner {
                 None => is_directory(&at, name),
             };
             batch.push((PathBuf::from(name), is_dir));
-            if batch.len() >= WATCH_ANNOUNCE_BATCH && !self.found(number, &mut batch, news) {
+            if batch.len() >= WATCH_ANNOUNCE_BATCH && !self.found(number, &mut batch, news, device)
+            {
                 return Ok(());
             }
         }
-        self.found(number, &mut batch, news);
+        self.found(number, &mut batch, news, device);
         Ok(())
     }
 
     /// Takes over what was found in the current directory; false if nobody wants to know any more.
-    fn found(&self, number: u64, batch: &mut Vec<(PathBuf, bool)>, news: bool) -> bool {
+    fn found(
+        &self,
+        number: u64,
+        batch: &mut Vec<(PathBuf, bool)>,
+        news: bool,
+        device: u64,
+    ) -> bool {
         let mut state = lock(&self.state);
         let Some(session) = state.sessions.get_mut(&number) else { return false };
         let Some(current) = &session.current else { return false };
@@ -204,11 +246,11 @@ impl Inner {
         for (fresh, name, is_dir) in found {
             let path = dir.join(name);
             if tell && fresh {
-                let kind = ChangeKind::Create;
-                session.tell_change(Change { kind, path: path.clone(), is_dir });
+                session.announce(path.clone(), is_dir);
             }
             if is_dir {
-                session.plan_found(path, announce, whole);
+                let device_above = Some(device);
+                session.plan_found(Scan { announce, whole, device_above, ..Scan::of(path) });
             }
         }
         true

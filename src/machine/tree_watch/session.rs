@@ -4,16 +4,21 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ffi::OsString;
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::mem;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use nix::errno::Errno;
+use nix::fcntl::readlink;
 use nix::sys::eventfd::EventFd;
 use nix::sys::inotify::WatchDescriptor;
 
-use super::{Change, Note, RunJob, Unwatched, Why};
+use super::{Change, ChangeKind, Note, RunJob, Unwatched, Why};
 use crate::limits::{WATCH_DIRECTORIES_SESSION_MAX, WATCH_NAMED_MAX, WATCH_NOTES_MAX};
+use crate::machine::identity::Identity;
 use crate::metrics;
 
 /// A directory that a session was opened on.
@@ -21,6 +26,32 @@ use crate::metrics;
 pub(super) struct Base {
     pub path: PathBuf,
     pub fd: Arc<OwnedFd>,
+    /// How many marks of a removed directory its name ended with when it was opened.
+    pub removed_marks: usize,
+}
+
+impl Base {
+    pub fn new(path: PathBuf, fd: OwnedFd) -> Base {
+        let removed_marks = removed_marks(&fd);
+        Base { path, fd: Arc::new(fd), removed_marks }
+    }
+
+    /// Whether it was removed. The kernel says so with the name that it has for the descriptor;
+    /// no file system is asked, which might hang.
+    pub fn is_removed(&self) -> bool {
+        removed_marks(&self.fd) > self.removed_marks
+    }
+}
+
+fn removed_marks(fd: &OwnedFd) -> usize {
+    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let name = readlink(link.as_str()).unwrap_or_default();
+    let mut rest = name.as_bytes();
+    let mut marks = 0;
+    while let Some(before) = rest.strip_suffix(b" (deleted)") {
+        (rest, marks) = (before, marks + 1);
+    }
+    marks
 }
 
 /// A directory to be watched and read.
@@ -34,6 +65,8 @@ pub(super) struct Scan {
     pub whole: bool,
     /// Only its watch is added: it is read when all bases are watched.
     pub only_watch: bool,
+    /// On which device the directory above it lies, where that was looked at.
+    pub device_above: Option<u64>,
     /// Names that events have told since the watch was added.
     pub touched: HashSet<OsString>,
 }
@@ -43,6 +76,19 @@ pub(super) struct Scan {
 pub(super) struct Held {
     pub watch: WatchDescriptor,
     pub round: u64,
+}
+
+impl Scan {
+    pub fn of(path: PathBuf) -> Scan {
+        Scan {
+            path,
+            announce: false,
+            whole: false,
+            only_watch: false,
+            device_above: None,
+            touched: HashSet::new(),
+        }
+    }
 }
 
 pub(super) struct SessionState {
@@ -56,10 +102,15 @@ pub(super) struct SessionState {
     /// Since when a files thread has been reading, or been asked to read, a directory.
     pub scanning_since: Option<Instant>,
     pub round: u64,
+    pub user: Arc<Identity>,
     pub run: RunJob,
+    /// What scans told as created before the shared thread began to read events, and since: the
+    /// kernel's own news of it may be in the queue still.
+    announced: [HashSet<PathBuf>; 2],
     notes: VecDeque<Note>,
     lost: bool,
-    unwatched: Option<Unwatched>,
+    /// One for each reason.
+    unwatched: Vec<Unwatched>,
     wake: Arc<EventFd>,
 }
 
@@ -70,7 +121,12 @@ impl fmt::Debug for SessionState {
 }
 
 impl SessionState {
-    pub fn new(bases: Arc<[Base]>, run: RunJob, wake: Arc<EventFd>) -> SessionState {
+    pub fn new(
+        bases: Arc<[Base]>,
+        user: Identity,
+        run: RunJob,
+        wake: Arc<EventFd>,
+    ) -> SessionState {
         let bases_count = bases.len();
         let mut session = SessionState {
             bases,
@@ -80,10 +136,12 @@ impl SessionState {
             scanning_since: None,
             begins: bases_count,
             round: 0,
+            user: Arc::new(user),
             run,
+            announced: Default::default(),
             notes: VecDeque::new(),
             lost: false,
-            unwatched: None,
+            unwatched: Vec::new(),
             wake,
         };
         session.plan_all(false, true);
@@ -114,6 +172,30 @@ impl SessionState {
         self.tell(Note::Change(change));
     }
 
+    /// Tells what a scan found in a new directory.
+    pub fn announce(&mut self, path: PathBuf, is_dir: bool) {
+        if self.announced[1].len() < WATCH_NOTES_MAX {
+            self.announced[1].insert(path.clone());
+        }
+        self.tell_change(Change { kind: ChangeKind::Create, path, is_dir });
+    }
+
+    /// Whether a scan has told of it before this event could: once, what comes then is news.
+    pub fn is_announced(&mut self, path: &Path) -> bool {
+        self.announced.iter_mut().any(|paths| paths.remove(path))
+    }
+
+    /// The shared thread begins to read all events that are there.
+    pub fn begin_events(&mut self) {
+        let since = mem::take(&mut self.announced[1]);
+        self.announced[0].extend(since);
+    }
+
+    /// It has read them: of what was announced before, no news can come any more.
+    pub fn end_events(&mut self) {
+        self.announced[0] = HashSet::new();
+    }
+
     pub fn take(&mut self) -> Option<Note> {
         let note = self.notes.pop_front();
         match note {
@@ -129,30 +211,18 @@ impl SessionState {
     /// Plans the scan of a directory that appeared; too many of them become one rescan.
     pub fn plan(&mut self, path: PathBuf, announce: bool) {
         if self.pending.len() < WATCH_DIRECTORIES_SESSION_MAX {
-            self.pending.push_back(Scan {
-                path,
-                announce,
-                whole: false,
-                only_watch: false,
-                touched: HashSet::new(),
-            });
+            self.pending.push_back(Scan { announce, ..Scan::of(path) });
         } else {
             self.rescan();
         }
     }
 
     /// Plans a directory that a scan found; there are no more of them than may be watched.
-    pub fn plan_found(&mut self, path: PathBuf, announce: bool, whole: bool) {
+    pub fn plan_found(&mut self, found: Scan) {
         if self.pending.len() < WATCH_DIRECTORIES_SESSION_MAX {
-            self.pending.push_back(Scan {
-                path,
-                announce,
-                whole,
-                only_watch: false,
-                touched: HashSet::new(),
-            });
+            self.pending.push_back(found);
         } else {
-            self.note_unwatched(path, Why::SessionBudget);
+            self.note_unwatched(found.path, Why::SessionBudget);
         }
     }
 
@@ -167,11 +237,10 @@ impl SessionState {
     fn plan_all(&mut self, announce: bool, only_watch: bool) {
         let bases = Arc::clone(&self.bases);
         self.pending.extend(bases.iter().map(|base| Scan {
-            path: base.path.clone(),
             announce,
             whole: true,
             only_watch,
-            touched: HashSet::new(),
+            ..Scan::of(base.path.clone())
         }));
     }
 
@@ -198,8 +267,12 @@ impl SessionState {
     }
 
     pub fn note_unwatched(&mut self, path: PathBuf, why: Why) {
-        let unwatched =
-            self.unwatched.get_or_insert_with(|| Unwatched { first: Vec::new(), count: 0, why });
+        let at = self.unwatched.iter().position(|unwatched| unwatched.why == why);
+        let at = at.unwrap_or_else(|| {
+            self.unwatched.push(Unwatched { first: Vec::new(), count: 0, why });
+            self.unwatched.len() - 1
+        });
+        let unwatched = &mut self.unwatched[at];
         unwatched.count += 1;
         if unwatched.first.len() < WATCH_NAMED_MAX {
             unwatched.first.push(path);
@@ -207,9 +280,17 @@ impl SessionState {
     }
 
     pub fn tell_unwatched(&mut self) {
-        if let Some(unwatched) = self.unwatched.take() {
+        for unwatched in mem::take(&mut self.unwatched) {
             self.tell(Note::Unwatched(unwatched));
         }
+    }
+
+    /// Says that no directory can be read with the user's rights, and plans no more.
+    pub fn fail(&mut self, error: Errno) {
+        self.scanning_since = None;
+        self.pending.clear();
+        self.begins = 0;
+        self.tell(Note::NoRights(error));
     }
 
     /// Takes the watches at and below `path` out of their places, and forgets scans below it.

@@ -8,9 +8,13 @@ use std::time::Instant;
 
 use nix::sys::inotify::{AddWatchFlags, Inotify, InotifyEvent, WatchDescriptor};
 
+use super::poll::Poll;
 use super::session::{Held, SessionState, joined};
 use super::{Change, ChangeKind, Note, Why};
-use crate::limits::{WATCH_DIRECTORIES_NODE_MAX, WATCH_DIRECTORIES_SESSION_MAX, WATCH_MOVE_GRACE};
+use crate::limits::{
+    WATCH_DIRECTORIES_NODE_MAX, WATCH_DIRECTORIES_SESSION_MAX, WATCH_MOVE_GRACE,
+    WATCH_SHARES_NODE_MAX,
+};
 use crate::metrics;
 
 /// A session that holds a watch, and what that directory is called there.
@@ -28,6 +32,8 @@ struct Moving {
     path: PathBuf,
     watches: Vec<(PathBuf, Held)>,
     since: Instant,
+    /// Another is in its place now, under the same name.
+    is_replaced: bool,
 }
 
 /// What became of a watch that a scan has added.
@@ -43,7 +49,9 @@ pub(super) enum Registered {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub sessions: HashMap<u64, SessionState>,
-    opened: u64,
+    /// Numbers given to sessions and polls.
+    pub opened: u64,
+    pub polls: HashMap<u64, Poll>,
     holders: HashMap<WatchDescriptor, Vec<Holder>>,
     moving: Vec<Moving>,
     /// Counts the watches taken away, so that a scan sees that the one it just added may be gone.
@@ -78,7 +86,9 @@ impl State {
         session: u64,
         watch: WatchDescriptor,
     ) -> Registered {
-        let node_full = self.holders.len() >= WATCH_DIRECTORIES_NODE_MAX;
+        let is_full = self.holders.len() >= WATCH_DIRECTORIES_NODE_MAX;
+        let shares: usize = self.sessions.values().map(|session| session.held.len()).sum();
+        let is_shared_enough = shares >= WATCH_SHARES_NODE_MAX;
         let mut replaced = None;
         let outcome = match self.sessions.get_mut(&session) {
             Some(SessionState { held, current: Some(current), round, .. }) => {
@@ -88,7 +98,7 @@ impl State {
                     Registered::Already
                 } else if held.len() >= WATCH_DIRECTORIES_SESSION_MAX {
                     Registered::Over(Why::SessionBudget)
-                } else if node_full && !self.holders.contains_key(&watch) {
+                } else if is_shared_enough || is_full && !self.holders.contains_key(&watch) {
                     Registered::Over(Why::NodeBudget)
                 } else {
                     let path = current.path.clone();
@@ -120,6 +130,7 @@ impl State {
         let moving = self.moving.extract_if(.., |moving| moving.session == session);
         let watches: Vec<_> = moving.flat_map(|moving| moving.watches).chain(ended.held).collect();
         self.release(inotify, session, &watches);
+        self.end_polls(session, None);
     }
 
     /// Drops directories that left what is watched, and what a finished rescan did not find again.
@@ -128,8 +139,11 @@ impl State {
             .moving
             .extract_if(.., |moving| moving.since.elapsed() > WATCH_MOVE_GRACE)
             .collect();
-        for Moving { session, watches, .. } in late {
+        for Moving { session, watches, path, is_replaced, .. } in late {
             self.release(inotify, session, &watches);
+            if !is_replaced {
+                self.end_polls(session, Some(&path));
+            }
         }
     }
 
@@ -143,7 +157,7 @@ impl State {
         self.release(inotify, session, &stale);
     }
 
-    fn release(&mut self, inotify: &Inotify, session: u64, watches: &[(PathBuf, Held)]) {
+    pub fn release(&mut self, inotify: &Inotify, session: u64, watches: &[(PathBuf, Held)]) {
         for (path, held) in watches {
             let Some(holders) = self.holders.get_mut(&held.watch) else { continue };
             holders.retain(|holder| holder.session != session || holder.path != *path);
@@ -190,6 +204,11 @@ impl State {
             current.touched.insert(name.to_owned());
         }
         let path = dir.join(name);
+        self.hear(session, &path);
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        if event.mask.contains(AddWatchFlags::IN_CREATE) && state.is_announced(&path) {
+            return;
+        }
         let is_dir = event.mask.contains(AddWatchFlags::IN_ISDIR);
         let kind = ChangeKind::of(event.mask);
         state.tell_change(Change { kind, path: path.clone(), is_dir });
@@ -201,7 +220,8 @@ impl State {
         } else if event.mask.contains(AddWatchFlags::IN_MOVED_FROM) {
             let watches = state.detach(&path);
             let (cookie, since) = (event.cookie, Instant::now());
-            self.moving.push(Moving { cookie, session, path, watches, since });
+            let is_replaced = false;
+            self.moving.push(Moving { cookie, session, path, watches, since, is_replaced });
         } else if event.mask.contains(AddWatchFlags::IN_MOVED_TO) {
             self.moved_to(session, path, event.cookie);
         }
@@ -212,6 +232,8 @@ impl State {
         let ours = |moving: &Moving| moving.session == session && moving.cookie == cookie;
         let Some(at) = self.moving.iter().position(ours) else { return state.plan(new, true) };
         let moved = self.moving.swap_remove(at);
+        self.rename_polls(session, &moved.path, &new);
+        let Some(state) = self.sessions.get_mut(&session) else { return };
         state.move_scans(&moved.path, Some(&new));
         let mut over = Vec::new();
         for (old, held) in moved.watches {
@@ -239,7 +261,14 @@ impl State {
         // What the rename has replaced is over, as if it had been moved away.
         if !over.is_empty() {
             let since = Instant::now();
-            self.moving.push(Moving { cookie: 0, session, path: new, watches: over, since });
+            self.moving.push(Moving {
+                cookie: 0,
+                session,
+                path: new,
+                watches: over,
+                since,
+                is_replaced: true,
+            });
         }
     }
 
@@ -259,7 +288,7 @@ impl State {
     }
 
     /// A directory that a session was opened on is somewhere else now, and nobody says where.
-    fn base_moved(&mut self, session: u64, path: &Path) {
+    pub fn base_moved(&mut self, session: u64, path: &Path) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         if !state.is_base(path) {
             return;
@@ -269,6 +298,7 @@ impl State {
         state.tell(Note::BaseGone(path.to_path_buf()));
         // As for a rename whose second half does not come.
         let (path, since) = (path.to_path_buf(), Instant::now());
-        self.moving.push(Moving { cookie: 0, session, path, watches, since });
+        let is_replaced = false;
+        self.moving.push(Moving { cookie: 0, session, path, watches, since, is_replaced });
     }
 }

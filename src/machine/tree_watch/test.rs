@@ -27,6 +27,10 @@ impl Drop for Bench {
     }
 }
 
+fn root() -> Identity {
+    Identity { uid: 0, gid: 0, groups: Vec::new() }
+}
+
 fn bench() -> Bench {
     let stop = Stop::new();
     let watches = TreeWatches::new(&stop);
@@ -48,7 +52,7 @@ impl Bench {
     fn open_unscanned(&self) -> TreeSession {
         let fd = fs::File::open(self.dir.path()).unwrap().into();
         let run: RunJob = Arc::new(|job| threads::spawn("job", STACK_BYTES, job).is_ok());
-        self.watches.open(vec![("/w".into(), fd)], run).unwrap()
+        self.watches.open(vec![("/w".into(), fd)], root(), run).unwrap()
     }
 
     /// The kernel's own count of the watches.
@@ -126,9 +130,12 @@ fn files_in_directories_made_at_once_are_all_told() {
     }
     let mut missing: HashSet<String> =
         (0..400).map(|n| format!("Create /w/{}/b/c/{}", n / 20, n % 20)).collect();
+    let mut told_once = HashSet::new();
     until("all are told", || {
         while let Some(note) = session.take() {
-            missing.remove(&brief(note));
+            let note = brief(note);
+            missing.remove(&note);
+            assert!(!note.starts_with("Create") || told_once.insert(note.clone()), "{note} again");
         }
         missing.is_empty()
     });
@@ -287,10 +294,44 @@ fn repeated_writes_of_one_file_are_told_as_few() {
 fn directories_nobody_can_read_are_told_as_not_watched() {
     let bench = bench();
     let fd = fs::File::open(bench.dir.path()).unwrap().into();
-    let session = bench.watches.open(vec![("/w".into(), fd)], Arc::new(|_| false)).unwrap();
+    let session = bench.watches.open(vec![("/w".into(), fd)], root(), Arc::new(|_| false)).unwrap();
     let why = Why::Busy;
     let unwatched = Unwatched { first: vec![Path::new("/w").into()], count: 1, why };
     assert_eq!(session.take(), Some(Note::Unwatched(unwatched)));
+}
+
+#[test]
+fn threads_are_asked_for_without_the_rights_of_the_scans_user() {
+    const DIRECTORIES: usize = 15_000;
+    let bench = bench();
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(bench.dir.path(), readable).unwrap();
+    (0..DIRECTORIES).for_each(|n| fs::create_dir(bench.path(&n.to_string())).unwrap());
+    let asked_as: Arc<Mutex<Vec<String>>> = Arc::default();
+    let told = Arc::clone(&asked_as);
+    let run: RunJob = Arc::new(move |job| {
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+        let rights = status.lines().filter(|line| line.starts_with("Uid:"));
+        lock(&told).extend(rights.map(|line| line.split_whitespace().last().unwrap().to_owned()));
+        threads::spawn("job", STACK_BYTES, job).is_ok()
+    });
+    let fd = fs::File::open(bench.dir.path()).unwrap().into();
+    let user = Identity { uid: 4321, gid: 4321, groups: Vec::new() };
+    let session = bench.watches.open(vec![("/w".into(), fd)], user, run).unwrap();
+    settle(&session);
+    let asked_as = lock(&asked_as);
+    assert!(asked_as.len() > 1, "one slice: nobody was asked by a scan");
+    assert!(asked_as.iter().all(|uid| uid == "0"), "{asked_as:?}");
+    assert_eq!(bench.kernel_watches(), DIRECTORIES + 1);
+}
+
+#[test]
+fn directory_that_is_removed_is_told_although_it_is_held() {
+    let bench = bench();
+    let session = bench.open();
+    fs::remove_dir(bench.dir.path()).unwrap();
+    told(&session, "BaseGone(\"/w\")");
+    until("nothing is watched", || bench.kernel_watches() == 0);
 }
 
 #[test]

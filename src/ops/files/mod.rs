@@ -28,7 +28,8 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use super::OpError;
 use super::inside::Inside;
 use crate::limits::FILES_DEADLINE;
-use crate::machine::root::{Root, is_kernels};
+use crate::machine::disk;
+use crate::machine::root::Root;
 use crate::model::guest_path::{GuestPath, PathFault};
 
 /// Why an operation on a file was not done.
@@ -194,7 +195,7 @@ impl<'a> Place<'a> {
 
     /// Refuses what stands for the kernel or for devices, however it was reached (design D7).
     fn allow(&self, held: &OwnedFd) -> Result<(), FileFault> {
-        if is_kernels(held)? || self.devices.contains(&fstat(held)?.st_dev) {
+        if disk::kind_of(held)? == disk::Kind::Kernel || self.devices.contains(&fstat(held)?.st_dev) {
             return Err(FileFault::Path(PathFault::Forbidden));
         }
         Ok(())
