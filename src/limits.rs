@@ -262,6 +262,12 @@ pub const FILE_LINKS_MAX: usize = 40;
 /// Directories in each other that are removed or copied; each holds a few descriptors meanwhile, and
 /// some stack.
 pub const TREE_DEPTH_MAX: usize = 256;
+/// A path of a container; the kernel takes 4096 bytes with the NUL behind it.
+pub const GUEST_PATH_BYTES_MAX: usize = 4095;
+/// Lookups of one path: each is repeated if something is renamed on this machine in its microseconds.
+pub const LOOKUPS_MAX: usize = 10_000;
+/// Bytes that are copied before the clock is looked at: a second on a slow disk.
+pub const COPY_BYTES: u64 = 64 * 1024 * 1024;
 /// Names of a directory that are read before they are removed.
 pub const TREE_NAMES_MAX: usize = 4096;
 

@@ -2,18 +2,22 @@
 //! nowhere.
 
 use std::ffi::CString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::dir::Dir;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat, mknodat};
-use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
+use nix::sys::stat::{
+    FileStat, Mode, SFlag, UtimensatFlags, fstat, futimens, mkdirat, mknodat, utimensat,
+};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{UnlinkatFlags, Whence, fchownat, lseek, symlinkat, unlinkat};
 
 use super::write::Fresh;
 use super::{FileFault, Place, as_path, by_descriptor, kind, mounts, reopen};
-use crate::limits::{TREE_DEPTH_MAX, TREE_NAMES_MAX};
+use crate::limits::{COPY_BYTES, TREE_DEPTH_MAX, TREE_NAMES_MAX};
 
 /// Removes `name` in `parent`, whatever it is. What has gone already is removed.
 pub(super) fn remove(
@@ -52,8 +56,8 @@ pub(super) fn remove(
     Ok(unlinkat(parent, name, UnlinkatFlags::RemoveDir)?)
 }
 
-/// Copies `name` in `from` to `new` in `into`, where nothing is: content, kind, mode and owner, as
-/// `cp -a` does where the rights allow it. What was made before a fault stays: the caller removes it.
+/// Copies `name` in `from` to `new` in `into`, where nothing is: content, kind, mode, owner and times,
+/// as `cp -a` does where the rights allow it. What was made before a fault stays: the caller removes it.
 pub(super) fn copy(
     place: &Place<'_>,
     (from, name): (&OwnedFd, &Path),
@@ -71,23 +75,16 @@ pub(super) fn copy(
             if kind(stat.st_mode) != SFlag::S_IFREG {
                 return Err(FileFault::NotAFile);
             }
-            let mut source = reopen(&held, libc::O_RDONLY)?;
-            let mut fresh = Fresh::make(into)?;
-            io::copy(&mut source, &mut fresh.file)?;
+            let source = reopen(&held, libc::O_RDONLY)?;
+            let fresh = Fresh::make(into)?;
+            copy_content(place, &source, &fresh.file)?;
             own(fresh.file.as_fd(), &stat)?;
             fresh.become_file(new)
         }
         SFlag::S_IFLNK => {
             let target = readlinkat(from, name)?;
             symlinkat(target.as_os_str(), into, new)?;
-            // A link's owner says who may remove it from a sticky directory, and little else.
-            let _ = nix::unistd::fchownat(
-                into,
-                new,
-                Some(stat.st_uid.into()),
-                Some(stat.st_gid.into()),
-                nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW,
-            );
+            own_name(into, new, &stat);
             Ok(())
         }
         SFlag::S_IFDIR => {
@@ -107,21 +104,65 @@ pub(super) fn copy(
             }
             own(made.as_fd(), &stat)
         }
-        SFlag::S_IFIFO => {
+        // As `mv` does: nobody listens at the copy of a socket.
+        kind @ (SFlag::S_IFIFO | SFlag::S_IFSOCK) => {
             let mode = Mode::from_bits_truncate(stat.st_mode & 0o7777);
-            Ok(mknodat(into, new, SFlag::S_IFIFO, mode, 0)?)
+            mknodat(into, new, kind, mode, 0)?;
+            own_name(into, new, &stat);
+            Ok(())
         }
         _ => Err(FileFault::NotAFile),
     }
 }
 
-/// Gives what was made the mode of `old`, and its owner where the rights allow it.
+/// Copies what a file holds; its holes stay holes, or a small file of a great size would fill the disk.
+fn copy_content(place: &Place<'_>, source: &File, into: &File) -> Result<(), FileFault> {
+    let (mut source, mut into) = (source, into);
+    let mut done = 0;
+    loop {
+        place.check_time()?;
+        let seek = |from: u64, whence| {
+            let from = libc::off_t::try_from(from).map_err(|_| nix::Error::EOVERFLOW)?;
+            lseek(source, from, whence).map(libc::off_t::unsigned_abs)
+        };
+        let start = match seek(done, Whence::SeekData) {
+            Err(nix::Error::ENXIO) => source.metadata()?.len().max(done),
+            start => start.unwrap_or(done),
+        };
+        let end = seek(start, Whence::SeekHole).ok().filter(|end| *end > start).unwrap_or(u64::MAX);
+        source.seek(SeekFrom::Start(start))?;
+        into.seek(SeekFrom::Start(start))?;
+        let piece = (end - start).min(COPY_BYTES);
+        match io::copy(&mut source.take(piece), &mut into)? {
+            0 => return Ok(into.set_len(start)?),
+            copied => done = start + copied,
+        }
+    }
+}
+
+/// When `old` was read last, and changed.
+fn times(old: &FileStat) -> (TimeSpec, TimeSpec) {
+    (TimeSpec::new(old.st_atime, old.st_atime_nsec), TimeSpec::new(old.st_mtime, old.st_mtime_nsec))
+}
+
+/// Gives what was made the times and the mode of `old`, and its owner where the rights allow it.
 fn own(made: std::os::fd::BorrowedFd<'_>, old: &FileStat) -> Result<(), FileFault> {
     let is_same = std::os::unix::fs::fchown(made, Some(old.st_uid), Some(old.st_gid)).is_ok();
     // Whoever can't give a file away must not make a set-id file of it.
     let kept = if is_same { 0o7777 } else { 0o777 };
+    let (read, changed) = times(old);
+    let _ = futimens(made, &read, &changed);
     let mode = std::os::unix::fs::PermissionsExt::from_mode(old.st_mode & kept);
     Ok(std::fs::set_permissions(by_descriptor(made), mode)?)
+}
+
+/// The same for what is not opened: its owner says who may remove it from a sticky directory, and
+/// little else.
+fn own_name(directory: &OwnedFd, name: &Path, old: &FileStat) {
+    let (uid, gid) = (Some(old.st_uid.into()), Some(old.st_gid.into()));
+    let _ = fchownat(directory, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW);
+    let (read, changed) = times(old);
+    let _ = utimensat(directory, name, &read, &changed, UtimensatFlags::NoFollowSymlink);
 }
 
 /// Opens a directory of the same mount, no link.
