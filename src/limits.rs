@@ -46,6 +46,9 @@ pub const HTTP_HEAD_BYTES_MAX: usize = 16 * 1024;
 pub const HTTP_HEADERS_MAX: usize = 100;
 /// Bytes of all unfinished requests at the door; the oldest makes room for the newest.
 pub const HTTP_UNFINISHED_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of all answers that their callers have not taken whole: a dozen of the largest files. Whoever
+/// has taken nothing for longest makes room.
+pub const HTTP_UNSENT_BYTES_MAX: usize = 192 * 1024 * 1024;
 /// Bodies up to this are collected at the door, so that a slow sender of one holds no worker.
 pub const HTTP_DOOR_BODY_BYTES_MAX: usize = 64 * 1024;
 /// The largest body of a row that does not say otherwise; a task with its environment is below.

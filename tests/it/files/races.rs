@@ -1,6 +1,8 @@
 //! What a container does while a row works in it, and many rows at once.
 
 use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::scope;
 use std::time::{Duration, Instant};
@@ -146,4 +148,47 @@ fn rows_of_a_container_that_ends_meanwhile_say_so() {
         calls.into_iter().for_each(|call| call.join().unwrap());
     });
     house.daemon.wait_over(house.id);
+}
+
+#[test]
+fn link_with_dots_leads_on_whatever_is_renamed_on_the_machine() {
+    let house = House::busybox();
+    house.inside("mkdir -p /e/real /e/a; echo real > /e/real/f; ln -s ../../e/a/../real /e/a/l");
+    let place = tempfile::tempdir().unwrap();
+    let (one, two) = (place.path().join("one"), place.path().join("two"));
+    fs::write(&one, "").unwrap();
+    let is_over = AtomicBool::new(false);
+    scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                fs::rename(&one, &two).and_then(|()| fs::rename(&two, &one)).unwrap();
+            }
+        });
+        let statuses: Vec<_> = (0..1000).map(|_| house.get("read?path=/e/a/l/f").status).collect();
+        is_over.store(true, Ordering::Relaxed);
+        assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+    });
+}
+
+#[test]
+fn answers_that_nobody_takes_are_bounded() {
+    let house = House::busybox();
+    house.inside("head -c 10485760 /dev/zero > /zeros");
+    // Each zero has six letters in JSON.
+    let request =
+        format!("GET /api/fs/{}/read?path=/zeros HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", house.id);
+    let callers: Vec<_> = (0..24)
+        .map(|_| {
+            let mut caller = TcpStream::connect(house.daemon.socket_address()).unwrap();
+            caller.write_all(request.as_bytes()).unwrap();
+            caller
+        })
+        .collect();
+    // All have been answered once the threads have nothing to do.
+    let is_done = || !house.daemon.thread_names().iter().any(|name| name.starts_with("files"));
+    assert!(wait_until(RACE_MAX, is_done));
+    let rss = house.daemon.rss_kb();
+    assert!(rss < 400 << 10, "{rss} KiB");
+    house.get("stat?path=/zeros").expect(200);
+    drop(callers);
 }
