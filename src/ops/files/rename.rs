@@ -68,16 +68,16 @@ fn moved(
     }
     let passing = write::passing_name()?;
     let passing = Path::new(&passing);
-    let copied = tree::copy(place, (from, name), (into, passing), 0)
+    let copied = tree::copy(place, (from, name), (into, passing))
         .and_then(|()| put(into, passing, into, new, overwrite).map_err(in_the_way));
     place.take_more_time();
     if let Err(fault) = copied {
         // Of what can't be removed either, the fault that is told is the first.
-        let _ = tree::remove(place, into, passing, 0);
+        let _ = tree::remove(place, into, passing);
         return Err(fault);
     }
     match place.stat(from, name) {
-        Ok(there) if is_same(&old, &there) => tree::remove(place, from, name, 0),
+        Ok(there) if is_same(&old, &there) => tree::remove(place, from, name),
         // Another has taken the name, or it has gone.
         Ok(_) | Err(FileFault::Missing) => Ok(()),
         Err(fault) => Err(fault),

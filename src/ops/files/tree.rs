@@ -5,9 +5,9 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use nix::dir::Dir;
+use nix::dir::{Dir, OwningIter};
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
 use nix::sys::stat::{
     FileStat, Mode, SFlag, UtimensatFlags, fstat, futimens, mkdirat, mknodat, utimensat,
@@ -19,51 +19,110 @@ use super::write::Fresh;
 use super::{FileFault, Place, as_path, by_descriptor, kind, mounts, reopen};
 use crate::limits::{COPY_BYTES, TREE_DEPTH_MAX, TREE_NAMES_MAX};
 
+/// A directory on the way down. The way is kept here and not on a thread's small stack.
+struct Emptied {
+    directory: OwnedFd,
+    name: PathBuf,
+    /// Some of what is in it.
+    names: Vec<CString>,
+}
+
 /// Removes `name` in `parent`, whatever it is. What has gone already is removed.
-pub(super) fn remove(
+pub(super) fn remove(place: &Place<'_>, parent: &OwnedFd, name: &Path) -> Result<(), FileFault> {
+    let mut way: Vec<Emptied> = remove_one(place, parent, name)?.into_iter().collect();
+    while let Some(deepest) = way.last_mut() {
+        if deepest.names.is_empty() {
+            deepest.names = names(&deepest.directory)?;
+        }
+        if let Some(name) = deepest.names.pop() {
+            if let Some(below) = remove_one(place, &deepest.directory, as_path(&name))? {
+                if way.len() == TREE_DEPTH_MAX {
+                    return Err(FileFault::TooDeep);
+                }
+                way.push(below);
+            }
+        } else if let Some(empty) = way.pop() {
+            let parent = way.last().map_or(parent, |above| &above.directory);
+            match unlinkat(parent, &empty.name, UnlinkatFlags::RemoveDir) {
+                Ok(()) | Err(nix::Error::ENOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes what is no directory, or an empty one; another is to be emptied first.
+fn remove_one(
     place: &Place<'_>,
     parent: &OwnedFd,
     name: &Path,
-    depth: usize,
-) -> Result<(), FileFault> {
+) -> Result<Option<Emptied>, FileFault> {
     place.check_time()?;
     mounts::allow_change(parent, name)?;
     match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
-        Ok(()) | Err(nix::Error::ENOENT) => return Ok(()),
+        Ok(()) | Err(nix::Error::ENOENT) => return Ok(None),
         Err(nix::Error::EISDIR) => {}
         // What POSIX says of a directory, and some file systems with it.
         Err(nix::Error::EPERM) if enter(parent, name).is_ok() => {}
         Err(error) => return Err(error.into()),
     }
-    if depth == TREE_DEPTH_MAX {
-        return Err(FileFault::TooDeep);
-    }
     match unlinkat(parent, name, UnlinkatFlags::RemoveDir) {
-        Ok(()) | Err(nix::Error::ENOENT) => return Ok(()),
+        Ok(()) | Err(nix::Error::ENOENT) => return Ok(None),
         Err(nix::Error::ENOTEMPTY | nix::Error::EEXIST) => {}
         Err(error) => return Err(error.into()),
     }
     let directory = enter(parent, name)?;
-    loop {
-        let names = names(&directory)?;
-        if names.is_empty() {
-            break;
-        }
-        for name in names {
-            remove(place, &directory, as_path(&name), depth + 1)?;
-        }
-    }
-    Ok(unlinkat(parent, name, UnlinkatFlags::RemoveDir)?)
+    Ok(Some(Emptied { directory, name: name.to_owned(), names: Vec::new() }))
+}
+
+/// A directory on the way down.
+struct Copied {
+    source: OwnedFd,
+    made: OwnedFd,
+    stat: FileStat,
+    entries: OwningIter,
 }
 
 /// Copies `name` in `from` to `new` in `into`, where nothing is: content, kind, mode, owner and times,
 /// as `cp -a` does where the rights allow it. What was made before a fault stays: the caller removes it.
 pub(super) fn copy(
     place: &Place<'_>,
+    from: (&OwnedFd, &Path),
+    into: (&OwnedFd, &Path),
+) -> Result<(), FileFault> {
+    let mut way: Vec<Copied> = copy_one(place, from, into)?.into_iter().collect();
+    while let Some(deepest) = way.last_mut() {
+        match deepest.entries.next() {
+            Some(entry) => {
+                let entry = entry?;
+                if [c".", c".."].contains(&entry.file_name()) {
+                    continue;
+                }
+                let name = as_path(entry.file_name());
+                let (from, into) = ((&deepest.source, name), (&deepest.made, name));
+                if let Some(below) = copy_one(place, from, into)? {
+                    if way.len() == TREE_DEPTH_MAX {
+                        return Err(FileFault::TooDeep);
+                    }
+                    way.push(below);
+                }
+            }
+            None => {
+                own(deepest.made.as_fd(), &deepest.stat)?;
+                way.pop();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Copies what is no directory; of another an empty one is made.
+fn copy_one(
+    place: &Place<'_>,
     (from, name): (&OwnedFd, &Path),
     (into, new): (&OwnedFd, &Path),
-    depth: usize,
-) -> Result<(), FileFault> {
+) -> Result<Option<Copied>, FileFault> {
     place.check_time()?;
     let stat = place.stat(from, name)?;
     match kind(stat.st_mode) {
@@ -79,40 +138,29 @@ pub(super) fn copy(
             let fresh = Fresh::make(into)?;
             copy_content(place, &source, &fresh.file)?;
             own(fresh.file.as_fd(), &stat)?;
-            fresh.become_file(new)
+            fresh.become_file(new)?;
+        }
+        SFlag::S_IFDIR => {
+            let source = enter(from, name)?;
+            mkdirat(into, new, Mode::from_bits_truncate(0o700))?;
+            let made = enter(into, new)?;
+            let entries = Dir::from_fd(enter(&source, Path::new("."))?)?.into_iter();
+            return Ok(Some(Copied { source, made, stat, entries }));
         }
         SFlag::S_IFLNK => {
             let target = readlinkat(from, name)?;
             symlinkat(target.as_os_str(), into, new)?;
             own_name(into, new, &stat);
-            Ok(())
-        }
-        SFlag::S_IFDIR => {
-            if depth == TREE_DEPTH_MAX {
-                return Err(FileFault::TooDeep);
-            }
-            let source = enter(from, name)?;
-            mkdirat(into, new, Mode::from_bits_truncate(0o700))?;
-            let made = enter(into, new)?;
-            let mut directory = Dir::from_fd(enter(&source, Path::new("."))?)?;
-            for entry in directory.iter() {
-                let entry = entry?;
-                if ![c".", c".."].contains(&entry.file_name()) {
-                    let name = as_path(entry.file_name());
-                    copy(place, (&source, name), (&made, name), depth + 1)?;
-                }
-            }
-            own(made.as_fd(), &stat)
         }
         // As `mv` does: nobody listens at the copy of a socket.
         kind @ (SFlag::S_IFIFO | SFlag::S_IFSOCK) => {
             let mode = Mode::from_bits_truncate(stat.st_mode & 0o7777);
             mknodat(into, new, kind, mode, 0)?;
             own_name(into, new, &stat);
-            Ok(())
         }
-        _ => Err(FileFault::NotAFile),
+        _ => return Err(FileFault::NotAFile),
     }
+    Ok(None)
 }
 
 /// Copies what a file holds; its holes stay holes, or a small file of a great size would fill the disk.
