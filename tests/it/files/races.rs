@@ -1,20 +1,26 @@
 //! What a container does while a row works in it, and many rows at once.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::net::TcpStream;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::scope;
+use std::thread::{scope, sleep, spawn};
 use std::time::{Duration, Instant};
 
+use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::json;
 
 use super::house::House;
-use crate::kit::{Daemon, SOON, wait_until};
+use crate::kit::{Daemon, HungShare, SOON, inspect, task_container, wait_until};
 
 /// How long links are swapped under the rows, at least; and at most, on a machine that is busy.
 const RACE: Duration = Duration::from_secs(4);
 const RACE_MAX: Duration = Duration::from_secs(40);
+
+/// What a row waits for, and what the door and a loaded machine take besides.
+const TOLD_WITHIN: Duration = Duration::from_secs(50 + 5);
+const FILES_THREADS: usize = 8;
 
 #[test]
 fn links_that_are_swapped_meanwhile_lead_nowhere_else() {
@@ -191,4 +197,61 @@ fn answers_that_nobody_takes_are_bounded() {
     assert!(rss < 400 << 10, "{rss} KiB");
     house.get("stat?path=/zeros").expect(200);
     drop(callers);
+}
+
+/// Mounts a share that hangs in the container's own view of its files.
+fn hung_share_in(house: &House, path: &'static str) -> HungShare {
+    house.inside(&format!("mkdir {path}; [ -e /dev/fuse ] || mknod /dev/fuse c 10 229"));
+    let container = inspect(&task_container(house.id)).unwrap();
+    let view = File::open(format!("/proc/{}/ns/mnt", container["State"]["Pid"])).unwrap();
+    let mount = move || {
+        // A thread that shares its working directory with others can't change its view.
+        unshare(CloneFlags::CLONE_FS).unwrap();
+        setns(view, CloneFlags::CLONE_NEWNS).unwrap();
+        HungShare::over(Path::new(path))
+    };
+    spawn(mount).join().unwrap()
+}
+
+#[test]
+fn rows_of_a_share_that_hangs_are_told_so_in_time_and_what_waited_is_not_done_later() {
+    let house = House::busybox();
+    let share = hung_share_in(&house, "/hang");
+    let threads = house.daemon.threads();
+    scope(|scope| {
+        let stuck: Vec<_> =
+            (0..FILES_THREADS).map(|_| scope.spawn(|| house.delete("/hang/x"))).collect();
+        let files = || house.daemon.thread_names();
+        let are_stuck =
+            || files().iter().filter(|name| name.starts_with("files")).count() >= FILES_THREADS;
+        assert!(wait_until(SOON, are_stuck));
+        let since = Instant::now();
+        let late = scope.spawn(|| house.write("/f", "late"));
+        while !late.is_finished() {
+            house.daemon.get("/health").expect(200);
+            sleep(Duration::from_millis(200));
+        }
+        late.join().unwrap().expect(503);
+        assert!(since.elapsed() < TOLD_WITHIN, "{:?}", since.elapsed());
+        stuck.into_iter().for_each(|call| drop(call.join().unwrap().expect(503)));
+        share.heal();
+    });
+    house.write("/g", "new").expect(200);
+    house.get("stat?path=/f").expect(404);
+    assert!(wait_until(SOON, || house.daemon.threads() <= threads));
+}
+
+#[test]
+fn row_that_waits_while_its_container_ends_says_so() {
+    let house = House::busybox();
+    let share = hung_share_in(&house, "/hang");
+    scope(|scope| {
+        let stuck = scope.spawn(|| house.delete("/hang/x"));
+        sleep(Duration::from_millis(500));
+        house.daemon.control("kill", house.id).expect(200);
+        house.daemon.wait_over(house.id);
+        share.heal();
+        let answer = stuck.join().unwrap();
+        assert!([400, 404].contains(&answer.status), "{} {}", answer.status, answer.text());
+    });
 }
