@@ -46,6 +46,9 @@ pub const HTTP_HEAD_BYTES_MAX: usize = 16 * 1024;
 pub const HTTP_HEADERS_MAX: usize = 100;
 /// Bytes of all unfinished requests at the door; the oldest makes room for the newest.
 pub const HTTP_UNFINISHED_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of all answers that their callers have not taken whole: a dozen of the largest files. Whoever
+/// has taken nothing for longest makes room.
+pub const HTTP_UNSENT_BYTES_MAX: usize = 192 * 1024 * 1024;
 /// Bodies up to this are collected at the door, so that a slow sender of one holds no worker.
 pub const HTTP_DOOR_BODY_BYTES_MAX: usize = 64 * 1024;
 /// The largest body of a row that does not say otherwise; a task with its environment is below.
@@ -255,6 +258,12 @@ pub const FILE_LINKS_MAX: usize = 40;
 /// Directories in each other that are removed or copied; each holds a few descriptors meanwhile, and
 /// some stack.
 pub const TREE_DEPTH_MAX: usize = 256;
+/// A path of a container; the kernel takes 4096 bytes with the NUL behind it.
+pub const GUEST_PATH_BYTES_MAX: usize = 4095;
+/// Lookups of one path: each is repeated if something is renamed on this machine in its microseconds.
+pub const LOOKUPS_MAX: usize = 10_000;
+/// Bytes that are copied before the clock is looked at: a second on a slow disk.
+pub const COPY_BYTES: u64 = 64 * 1024 * 1024;
 /// Names of a directory that are read before they are removed.
 pub const TREE_NAMES_MAX: usize = 4096;
 

@@ -89,11 +89,11 @@ fn file_status(fault: &FileFault) -> u16 {
         FileFault::Missing => 404,
         FileFault::Exists => 409,
         FileFault::TooLarge => 413,
+        FileFault::TooLong => 503,
         FileFault::NoParent
         | FileFault::OverDirectory
         | FileFault::Mount
         | FileFault::TooDeep
-        | FileFault::TooLong
         | FileFault::System(_) => 500,
     }
 }

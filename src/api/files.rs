@@ -2,12 +2,13 @@
 //! `fault`. The work is `ops::files`'s, on a files thread.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::json;
 
 use super::fault::{Fault, task_id_in_path};
 use super::query::{flag, number};
-use crate::limits::{FILES_DEADLINE, READ_BYTES_MAX, WRITE_BYTES_MAX};
+use crate::limits::{FILES_DEADLINE, HTTP_ECHO_BYTES_MAX, READ_BYTES_MAX, WRITE_BYTES_MAX};
 use crate::model::guest_path::GuestPath;
 use crate::model::ids::TaskId;
 use crate::model::time::Stamp;
@@ -107,7 +108,7 @@ pub fn write(node: &Arc<Node>, call: Call) -> Answer {
     let given = || -> Result<_, Fault> {
         let mut fields = Fields::of_body(call.body())?;
         let path = fields.need("path", string);
-        let content = fields.need("content", string);
+        let content = fields.need_text("content");
         let encoding = fields.or("encoding", "utf-8".to_owned(), string);
         let parents = fields.or("create_parents", true, boolean);
         fields.done(())?;
@@ -234,12 +235,15 @@ fn answer(
 ) -> Answer {
     let late = OpError::TimedOut { what: "the container's file system", after: FILES_DEADLINE };
     let (answer, responder) = call.park_for(FILES_DEADLINE, Fault::from(late).in_reserve());
+    let until = Instant::now() + FILES_DEADLINE;
     let then = Arc::clone(node);
     hand_to_files_thread(
         node,
         move || {
             let inside = inside::enter(&then, id)?;
-            within(&inside, &path, |place| work(place, &path))
+            let done = within(&inside, &path, until, |place| work(place, &path));
+            // Its mounts go before its process does: what was done last may not have been done to them.
+            if inside.has_ended() { Err(OpError::NotRunning(id)) } else { done }
         },
         move |done| {
             let reply = done.and_then(|done| done).map_err(Fault::from);
@@ -262,7 +266,8 @@ fn path_in_query(call: &Call) -> Result<GuestPath, Fault> {
 
 fn guest_path(text: &str) -> Result<GuestPath, Fault> {
     GuestPath::parse(text).map_err(|fault| {
-        OpError::File { path: text.to_owned(), fault: FileFault::Path(fault) }.into()
+        let path = text.chars().take(HTTP_ECHO_BYTES_MAX).collect();
+        OpError::File { path, fault: FileFault::Path(fault) }.into()
     })
 }
 

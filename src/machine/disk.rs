@@ -93,6 +93,11 @@ fn kind(magic: u32) -> Kind {
         | 0x7363_6673 // securityfs
         | 0xcafe_4a11 // bpf
         | 0x6265_6570 // configfs
+        | 0xf97c_ff8c // selinuxfs
+        | 0x4249_4e4d // binfmt_misc
+        | 0xde5e_81e4 // efivarfs
+        | 0x6573_5543 // fusectl
+        | 0x6e73_6673 // nsfs
         => Kind::Kernel,
         _ => Kind::Local,
     }

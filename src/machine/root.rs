@@ -3,14 +3,15 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::Mode;
 
 use super::process::Process;
+use crate::limits::LOOKUPS_MAX;
 
 /// The root of a pinned process.
 #[derive(Debug)]
@@ -41,8 +42,32 @@ impl Root {
             .flags(flags | OFlag::O_CLOEXEC)
             .mode(mode)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        Ok(openat2(&self.0, path, how)?)
+        let mut lookups = 0;
+        loop {
+            lookups += 1;
+            match openat2(&self.0, path, how) {
+                // Something was renamed or mounted on this machine while a link's `..` was followed:
+                // the kernel can't be sure that it stayed inside, and asks to be asked again.
+                Err(nix::Error::EAGAIN) if lookups < LOOKUPS_MAX => {}
+                opened => return Ok(opened?),
+            }
+        }
     }
+}
+
+/// Opens what is held with `O_PATH`, once it is known to be harmless.
+///
+/// # Errors
+/// The kernel's.
+pub fn reopen(held: &OwnedFd, flags: i32) -> io::Result<File> {
+    let write = flags & libc::O_ACCMODE == libc::O_WRONLY;
+    let flags = flags | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
+    File::options().read(!write).write(write).custom_flags(flags).open(by_descriptor(held.as_fd()))
+}
+
+/// A path by which this process, and no other, reaches what is held.
+pub fn by_descriptor(held: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()))
 }
 
 impl AsFd for Root {

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::path::Path;
 
+use crate::limits::GUEST_PATH_BYTES_MAX;
+
 /// `/`, or names joined by single slashes, without `.` and `..`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestPath(String);
@@ -17,6 +19,8 @@ pub enum PathFault {
     Forbidden,
     /// No file has this in its name.
     Nul,
+    /// Longer than the kernel takes.
+    TooLong,
 }
 
 /// What nobody may name, with all below.
@@ -31,6 +35,9 @@ impl GuestPath {
         }
         if !text.starts_with('/') {
             return Err(PathFault::Relative);
+        }
+        if text.len() > GUEST_PATH_BYTES_MAX {
+            return Err(PathFault::TooLong);
         }
         if text.contains('\0') {
             return Err(PathFault::Nul);
@@ -93,6 +100,7 @@ impl fmt::Display for PathFault {
             PathFault::Relative => "the path must start with /",
             PathFault::Forbidden => "/proc, /sys and /dev are not for files",
             PathFault::Nul => "the path has a NUL in it",
+            PathFault::TooLong => "the path is too long",
         })
     }
 }
@@ -117,6 +125,7 @@ mod test {
         assert_eq!(GuestPath::parse(""), Err(PathFault::Empty));
         assert_eq!(GuestPath::parse("a"), Err(PathFault::Relative));
         assert_eq!(GuestPath::parse("/a\0"), Err(PathFault::Nul));
+        assert_eq!(GuestPath::parse(&"/a".repeat(2048)), Err(PathFault::TooLong));
         for path in ["/proc", "//proc/1", "/a/../sys/x", "/dev/"] {
             assert_eq!(GuestPath::parse(path), Err(PathFault::Forbidden), "{path}");
         }

@@ -3,20 +3,19 @@
 //! is a container. Asks the Engine and reads the container's files: for session and files threads.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 
 use super::task::container::is_ours;
 use super::{Node, OpError};
 use crate::limits::PASSWD_BYTES_MAX;
 use crate::machine::identity::{IdMap, Identity};
 use crate::machine::process::{PinFault, Process};
-use crate::machine::root::Root;
+use crate::machine::root::{Root, is_kernels, reopen};
 use crate::model::account::Account;
 use crate::model::ids::TaskId;
 use crate::model::phase::Phase;
@@ -44,6 +43,12 @@ impl Inside {
     /// It has ended.
     pub fn root(&self) -> io::Result<Root> {
         Root::of(&self.process)
+    }
+
+    /// Whether it has ended, or is so far gone that its mounts may be.
+    pub fn has_ended(&self) -> bool {
+        let gone = [Some(libc::ESRCH), Some(libc::ENOENT)];
+        self.root().is_err_and(|error| gone.contains(&error.raw_os_error()))
     }
 }
 
@@ -108,11 +113,13 @@ const NOBODY: u32 = 65_534;
 /// A file of the container's `/etc`; empty if it is not there, is too large or no file.
 pub fn small_text(root: &Root, path: &str) -> String {
     let read = || -> io::Result<String> {
-        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let file = File::from(root.open(Path::new(path), flags, Mode::empty())?);
-        if !file.metadata()?.is_file() {
+        // Held first, for a link may lead anywhere: some devices act when they are only opened.
+        let held = root.open(Path::new(path), OFlag::O_PATH, Mode::empty())?;
+        let is_file = fstat(&held)?.st_mode & libc::S_IFMT == libc::S_IFREG;
+        if !is_file || is_kernels(&held)? {
             return Err(io::ErrorKind::InvalidInput.into());
         }
+        let file = reopen(&held, libc::O_RDONLY)?;
         let mut bytes = Vec::new();
         file.take(PASSWD_BYTES_MAX as u64).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())

@@ -14,7 +14,7 @@ use super::Patience;
 use super::conn::Conn;
 use super::desk::Request;
 use super::reply::{After, Manner, Reply};
-use crate::limits::{HTTP_LINGER_BYTES_MAX, HTTP_UNFINISHED_BYTES_MAX};
+use crate::limits::{HTTP_LINGER_BYTES_MAX, HTTP_UNFINISHED_BYTES_MAX, HTTP_UNSENT_BYTES_MAX};
 use crate::metrics;
 use crate::threads::lock;
 
@@ -59,6 +59,14 @@ impl Seat {
         match self.stage {
             Stage::Head | Stage::Body(_) => self.conn.read.capacity(),
             Stage::Parked { .. } | Stage::Answering { .. } | Stage::Lingering { .. } => 0,
+        }
+    }
+
+    /// Bytes of an answer that its peer has not taken whole.
+    fn unsent_bytes(&self) -> usize {
+        match &self.stage {
+            Stage::Answering { bytes, .. } => bytes.capacity(),
+            _ => 0,
         }
     }
 }
@@ -113,6 +121,7 @@ struct Seats {
     places: Vec<Place>,
     free: Vec<u32>,
     unfinished_bytes: usize,
+    unsent_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -304,6 +313,7 @@ impl Lobby {
 impl Seats {
     fn insert(&mut self, seat: Seat) -> Token {
         self.unfinished_bytes += seat.unfinished_bytes();
+        self.unsent_bytes += seat.unsent_bytes();
         if let Stage::Parked { .. } = seat.stage {
             metrics::HTTP_PARKED.up();
         }
@@ -325,6 +335,7 @@ impl Seats {
         place.turn = place.turn.wrapping_add(1);
         self.free.push(token.place);
         self.unfinished_bytes -= seat.unfinished_bytes();
+        self.unsent_bytes -= seat.unsent_bytes();
         if let Stage::Parked { .. } = seat.stage {
             metrics::HTTP_PARKED.down();
         }
@@ -337,13 +348,17 @@ impl Seats {
         })
     }
 
-    /// Whoever has kept unfinished bytes longest goes when there are too many: those who send a
-    /// request in one go are through in milliseconds.
+    /// Whoever has kept bytes longest goes when there are too many, of unfinished requests or of answers
+    /// that are not taken: those who send a request in one go, and read, are through in milliseconds.
     fn oldest_beyond_limit(&mut self) -> Option<Seat> {
-        if self.unfinished_bytes <= HTTP_UNFINISHED_BYTES_MAX {
+        let held: fn(&Seat) -> usize = if self.unfinished_bytes > HTTP_UNFINISHED_BYTES_MAX {
+            Seat::unfinished_bytes
+        } else if self.unsent_bytes > HTTP_UNSENT_BYTES_MAX {
+            Seat::unsent_bytes
+        } else {
             return None;
-        }
-        let holding = self.taken().filter(|(_, seat)| seat.unfinished_bytes() > 0);
+        };
+        let holding = self.taken().filter(|(_, seat)| held(seat) > 0);
         let (token, _) = holding.min_by_key(|(_, seat)| seat.deadline)?;
         self.remove(token)
     }

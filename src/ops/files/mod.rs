@@ -12,13 +12,12 @@ pub mod stat;
 mod tree;
 pub mod write;
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::fmt;
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -29,7 +28,7 @@ use super::OpError;
 use super::inside::Inside;
 use crate::limits::FILES_DEADLINE;
 use crate::machine::disk;
-use crate::machine::root::Root;
+use crate::machine::root::{Root, by_descriptor, reopen};
 use crate::model::guest_path::{GuestPath, PathFault};
 
 /// Why an operation on a file was not done.
@@ -111,18 +110,21 @@ impl fmt::Display for FileFault {
 
 impl std::error::Error for FileFault {}
 
-/// Runs `work` in the container's root with its user's rights.
+/// Runs `work` in the container's root with its user's rights, unless it is after `until` already: the
+/// caller has been told so, and may have asked for something else since.
 ///
 /// # Errors
 /// The fault, with the path it is about.
 pub fn within<T>(
     inside: &Inside,
     path: &GuestPath,
+    until: Instant,
     work: impl FnOnce(&Place<'_>) -> Result<T, FileFault>,
 ) -> Result<T, OpError> {
     let done = || {
         // Before our rights are given up: the way to another's root needs them.
-        let place = Place::of(inside)?;
+        let place = Place::of(inside, until)?;
+        place.check_time()?;
         let _assumed = inside.user.assume()?;
         work(&place)
     };
@@ -137,11 +139,11 @@ pub struct Place<'a> {
     /// Devices of `/dev` and of `/dev/shm`, where they are mounts.
     devices: Vec<libc::dev_t>,
     /// When a long operation gives up.
-    until: Instant,
+    until: Cell<Instant>,
 }
 
 impl<'a> Place<'a> {
-    fn of(inside: &'a Inside) -> io::Result<Place<'a>> {
+    fn of(inside: &'a Inside, until: Instant) -> io::Result<Place<'a>> {
         let root = inside.root()?;
         let own = fstat(&root)?.st_dev;
         let device = |path: &&str| {
@@ -150,7 +152,7 @@ impl<'a> Place<'a> {
         };
         let devices = ["/dev", "/dev/shm"].iter().filter_map(device);
         let devices = devices.filter(|device| *device != own).collect();
-        Ok(Place { inside, root, devices, until: Instant::now() + FILES_DEADLINE })
+        Ok(Place { inside, root, devices, until: Cell::new(until) })
     }
 
     /// Holds what is at `path`, whatever it is: nothing is opened, so nothing blocks and no device
@@ -195,14 +197,20 @@ impl<'a> Place<'a> {
 
     /// Refuses what stands for the kernel or for devices, however it was reached (design D7).
     fn allow(&self, held: &OwnedFd) -> Result<(), FileFault> {
-        if disk::kind_of(held)? == disk::Kind::Kernel || self.devices.contains(&fstat(held)?.st_dev) {
+        if disk::kind_of(held)? == disk::Kind::Kernel || self.devices.contains(&fstat(held)?.st_dev)
+        {
             return Err(FileFault::Path(PathFault::Forbidden));
         }
         Ok(())
     }
 
     fn check_time(&self) -> Result<(), FileFault> {
-        if Instant::now() < self.until { Ok(()) } else { Err(FileFault::TooLong) }
+        if Instant::now() < self.until.get() { Ok(()) } else { Err(FileFault::TooLong) }
+    }
+
+    /// Time for clearing up, also where the work has used up its own.
+    fn take_more_time(&self) {
+        self.until.set(Instant::now() + FILES_DEADLINE);
     }
 
     /// The path of which `path` is what JSON could carry: names that are no UTF-8 are shown with
@@ -237,18 +245,6 @@ fn same_name(directory: &OwnedFd, shown: &Path) -> Option<PathBuf> {
 /// What `mode` says it is.
 fn kind(mode: libc::mode_t) -> SFlag {
     SFlag::from_bits_truncate(mode) & SFlag::S_IFMT
-}
-
-/// Opens what is held, once it is known to be harmless.
-fn reopen(held: &OwnedFd, flags: i32) -> io::Result<File> {
-    let write = flags & libc::O_ACCMODE == libc::O_WRONLY;
-    let flags = flags | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
-    File::options().read(!write).write(write).custom_flags(flags).open(by_descriptor(held.as_fd()))
-}
-
-/// A path by which this process, and no other, reaches what is held.
-fn by_descriptor(held: BorrowedFd<'_>) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()))
 }
 
 /// A name of a directory's entry as a path, whatever its bytes.

@@ -28,5 +28,5 @@ pub fn remove(place: &Place<'_>, path: &GuestPath, recursive: bool) -> Result<()
         }
         mounts::allow_removal(place, &tree::enter(&parent, &name)?)?;
     }
-    tree::remove(place, &parent, &name, 0)
+    tree::remove(place, &parent, &name)
 }

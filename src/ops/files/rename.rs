@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::fcntl::{RenameFlags, renameat2};
-use nix::sys::stat::SFlag;
+use nix::sys::stat::{FileStat, SFlag};
 
 use super::{FileFault, Place, kind, mounts, tree, write};
 use crate::model::guest_path::GuestPath;
@@ -51,27 +51,49 @@ fn moved(
     mounts::allow_change(into, new)?;
     match put(from, name, into, new, overwrite) {
         Err(nix::Error::EXDEV) => {}
-        // A file in the place of a directory, or the other way round.
-        Err(nix::Error::EISDIR | nix::Error::ENOTDIR) => return Err(FileFault::Exists),
-        put => return Ok(put?),
+        put => return put.map_err(in_the_way),
     }
-    if !overwrite && place.stat(into, new).is_ok() {
+    let old = place.stat(from, name)?;
+    let is_directory = kind(old.st_mode) == SFlag::S_IFDIR;
+    if let Ok(there) = place.stat(into, new)
+        // Two mounts can show the same file: its copy would take its place, and be removed as the old.
+        && (!overwrite
+            || is_same(&old, &there)
+            || is_directory != (kind(there.st_mode) == SFlag::S_IFDIR))
+    {
         return Err(FileFault::Exists);
     }
-    let is_directory = kind(place.stat(from, name)?.st_mode) == SFlag::S_IFDIR;
     if is_directory {
         mounts::allow_removal(place, &tree::enter(from, name)?)?;
     }
     let passing = write::passing_name()?;
     let passing = Path::new(&passing);
-    let copied = tree::copy(place, (from, name), (into, passing), 0)
-        .and_then(|()| Ok(put(into, passing, into, new, overwrite)?));
+    let copied = tree::copy(place, (from, name), (into, passing))
+        .and_then(|()| put(into, passing, into, new, overwrite).map_err(in_the_way));
+    place.take_more_time();
     if let Err(fault) = copied {
         // Of what can't be removed either, the fault that is told is the first.
-        let _ = tree::remove(place, into, passing, 0);
+        let _ = tree::remove(place, into, passing);
         return Err(fault);
     }
-    tree::remove(place, from, name, 0)
+    match place.stat(from, name) {
+        Ok(there) if is_same(&old, &there) => tree::remove(place, from, name),
+        // Another has taken the name, or it has gone.
+        Ok(_) | Err(FileFault::Missing) => Ok(()),
+        Err(fault) => Err(fault),
+    }
+}
+
+fn is_same(one: &FileStat, other: &FileStat) -> bool {
+    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+}
+
+/// A file in the place of a directory, or the other way round.
+fn in_the_way(error: nix::Error) -> FileFault {
+    match error {
+        nix::Error::EISDIR | nix::Error::ENOTDIR => FileFault::Exists,
+        other => other.into(),
+    }
 }
 
 fn put(

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, openat, readlinkat, renameat};
+use nix::fcntl::{FallocateFlags, OFlag, fallocate, openat, readlinkat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -72,8 +72,23 @@ pub fn write(
         return fresh.become_file(&name);
     }
     let mut file = file?;
-    file.set_len(0)?;
-    Ok(file.write_all(content)?)
+    reserve(&file, content.len())?;
+    file.write_all(content)?;
+    Ok(file.set_len(content.len() as u64)?)
+}
+
+/// Room for what is to come, where the file system can promise it: a full disk is met here, with the
+/// old content still there.
+fn reserve(file: &File, bytes: usize) -> Result<(), FileFault> {
+    let length = libc::off_t::try_from(bytes).unwrap_or(libc::off_t::MAX);
+    match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length) {
+        Err(error @ (nix::Error::ENOSPC | nix::Error::EDQUOT)) => {
+            // Some of it may have been set aside.
+            file.set_len(file.metadata()?.len())?;
+            Err(error.into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A new file for all that belongs to the old one; `None` where there can't be one.

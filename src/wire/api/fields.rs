@@ -108,11 +108,19 @@ impl Fields {
         read: impl FnOnce(&Value) -> Result<T, Wrong>,
     ) -> T {
         if !self.object.contains_key(name) {
-            let whole = Value::Object(self.object.clone());
+            let whole = echo(&self.object);
             self.faults.push(fault("missing", vec![name.into()], "Field required", whole));
             return T::default();
         }
         self.optional_as_given(name, read).unwrap_or_default()
+    }
+
+    /// A text that must be there, taken out of the body: it may be too large for a copy.
+    pub fn need_text(&mut self, name: &'static str) -> String {
+        match self.object.get_mut(name) {
+            Some(Value::String(text)) => std::mem::take(text),
+            _ => self.need(name, string),
+        }
     }
 
     /// A field with a default; `null` is as wrong as any other type.
@@ -275,7 +283,7 @@ fn within<T>(place: Value, read: Result<T, Wrong>) -> Result<T, Wrong> {
 }
 
 fn wrong(kind: &'static str, msg: &'static str, input: &Value) -> Wrong {
-    Wrong { kind, msg, within: Vec::new(), input: input.clone() }
+    Wrong { kind, msg, within: Vec::new(), input: echo(input) }
 }
 
 fn fault(kind: &'static str, mut loc: Vec<Value>, msg: &str, input: Value) -> Fault {
@@ -284,8 +292,11 @@ fn fault(kind: &'static str, mut loc: Vec<Value>, msg: &str, input: Value) -> Fa
 }
 
 /// The input goes back to whoever sent it, but not a megabyte of it.
-fn echo(input: &Value) -> Value {
-    if input.to_string().len() <= HTTP_ECHO_BYTES_MAX { input.clone() } else { Value::Null }
+fn echo(input: &impl Serialize) -> Value {
+    // What does not fit is not written out to see how long it is.
+    let mut room = [0; HTTP_ECHO_BYTES_MAX];
+    let fits = serde_json::to_writer(&mut room[..], input);
+    fits.and_then(|()| serde_json::to_value(input)).unwrap_or_default()
 }
 
 fn offset_of(body: &[u8], error: &serde_json::Error) -> usize {

@@ -1,11 +1,12 @@
 //! Names, kinds and disks that go wrong elsewhere.
 
 use std::os::unix::net::UnixListener;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::house::House;
-use crate::kit::{Daemon, SmallDisk};
+use crate::kit::{Daemon, SmallDisk, wait_until};
 
 #[test]
 fn names_of_any_bytes_are_listed_read_moved_and_removed() {
@@ -118,8 +119,50 @@ fn full_disk_keeps_the_old_content() {
     assert!(detail.contains("/shared/f") && detail.contains("No space left"), "{detail}");
     assert_eq!(house.read("/shared/f"), "old");
     assert_eq!(house.inside("ls -A /shared"), "f\n");
+    // One with another name too is written in place.
+    house.inside("ln /shared/f /shared/g");
+    house.write("/shared/f", &"x".repeat(8 << 20)).expect(500);
+    assert_eq!(
+        house.inside("cat /shared/f /shared/g; df /shared | tail -1 | awk '$3 > 100'"),
+        "oldold"
+    );
+    house.write("/shared/f", "n").expect(200);
+    assert_eq!(house.inside("cat /shared/f /shared/g"), "nn");
     drop(house);
     drop(disk);
+}
+
+#[test]
+fn list_of_users_that_is_no_file_is_not_opened() {
+    let house = House::busybox();
+    house.inside(
+        "rm /etc/passwd; mkfifo /etc/passwd; echo x > /f; \
+         (: > /etc/passwd; echo > /shared/woken) >/dev/null 2>&1 </dev/null & sleep 1",
+    );
+    assert_eq!(house.get("stat?path=/f").expect(200).json["owner"], Value::Null);
+    // Nothing may be run in it to look: the Engine reads the list for that.
+    let woken = house.daemon.shared_dir().join("shared_data/woken");
+    assert!(!wait_until(Duration::from_secs(1), || woken.exists()));
+}
+
+#[test]
+fn piece_behind_every_end_is_empty() {
+    let house = House::busybox();
+    house.write("/f", "text").expect(200);
+    for offset in ["4", "5", "17592186044416", "9223372036854775807", "18446744073709551615"] {
+        let read = house.get(&format!("read?path=/f&offset={offset}")).expect(200).json;
+        assert_eq!((&read["size"], &read["truncated"]), (&json!(0), &json!(false)), "{offset}");
+    }
+}
+
+#[test]
+fn path_that_is_too_long_is_refused_without_being_told_back() {
+    let house = House::busybox();
+    for path in ["/a".repeat(4 << 20), "a/".repeat(4 << 20)] {
+        let refused = house.write(&path, "x").expect(400);
+        assert!(refused.body.len() < 8 << 10, "{} bytes", refused.body.len());
+    }
+    assert!(house.daemon.rss_kb() < 100 << 10, "{} KiB", house.daemon.rss_kb());
 }
 
 #[test]

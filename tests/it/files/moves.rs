@@ -1,6 +1,9 @@
 //! Names moved and removed where mounts are: across them, onto them, with them inside.
 
+use std::fs;
+
 use super::house::House;
+use crate::kit::Daemon;
 
 /// What is mounted, as the container sees it.
 fn mounts(house: &House) -> String {
@@ -82,4 +85,51 @@ fn moves_that_a_file_system_refuses_change_nothing() {
     assert_eq!(house.inside("ls /full /into/full/y; cat /g"), "/full:\nx\n\n/into/full/y:\nf\ng\n");
     house.rename("/", "/x", false).expect(500);
     house.rename("/g", "/", false).expect(409);
+}
+
+#[test]
+fn file_that_two_mounts_show_is_not_lost_by_a_move_onto_itself() {
+    let place = tempfile::tempdir().unwrap();
+    fs::create_dir(place.path().join("empty")).unwrap();
+    fs::write(place.path().join("f"), "kept").unwrap();
+    let mount = |at: &str| format!("{}:{at}", place.path().display());
+    let mounts = vec![mount("/one"), mount("/two")];
+    let house = House::of(Daemon::builder().set("additional_mounts", mounts).start());
+    house.rename("/one/f", "/two/f", true).expect(409);
+    house.rename("/one/f", "/two", true).expect(409);
+    house.rename("/one/empty", "/two", true).expect(409);
+    house.rename("/one", "/two/one", true).expect(500);
+    assert_eq!(house.inside("cat /one/f; ls -A /one"), "keptempty\nf\n");
+    house.rename("/one/f", "/two/g", false).expect(200);
+    assert_eq!(house.inside("cat /one/g; ls -A /one"), "keptempty\ng\n");
+}
+
+#[test]
+fn move_to_another_mount_keeps_times_and_holes() {
+    let house = House::busybox();
+    house.inside(
+        "mkdir /d; cd /d; ln -s f l; truncate -s 300M f; echo end >> f; truncate -s 400M f; echo x > full; \
+         touch -h -d '2001-02-03 04:05:06' l f full .",
+    );
+    let look = |at: &str| {
+        house.inside(&format!("cd {at} && stat -c '%n %s %Y' . f full l && sha256sum f full"))
+    };
+    let before = look("/d");
+    house.rename("/d", "/shared/d", false).expect(200);
+    assert_eq!(look("/shared/d"), before);
+    let blocks: u64 = house.inside("stat -c %b /shared/d/f").trim().parse().unwrap();
+    assert!(blocks * 512 < 4 << 20, "{blocks} blocks");
+    house.delete("/shared/d&recursive=true").expect(200);
+}
+
+#[test]
+fn deepest_tree_moves_and_goes() {
+    let house = House::busybox();
+    house.inside("d=/deep; for n in $(seq 1 255); do d=$d/d; done; mkdir -p $d; echo x > $d/f");
+    house.rename("/deep", "/shared/deep", false).expect(200);
+    assert_eq!(house.inside("find /shared/deep | wc -l"), "257\n");
+    house.delete("/shared/deep&recursive=true").expect(200);
+    house.inside("d=/deep; for n in $(seq 1 300); do d=$d/d; done; mkdir -p $d");
+    house.rename("/deep", "/shared/deep", false).expect(500);
+    assert_eq!(house.inside("ls -A /shared; find /deep | wc -l"), "301\n");
 }
