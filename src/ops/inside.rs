@@ -13,9 +13,10 @@ use nix::sys::stat::{Mode, fstat};
 use super::task::container::is_ours;
 use super::{Node, OpError};
 use crate::limits::PASSWD_BYTES_MAX;
+use crate::machine::disk;
 use crate::machine::identity::{IdMap, Identity};
 use crate::machine::process::{PinFault, Process};
-use crate::machine::root::{Root, is_kernels, reopen};
+use crate::machine::root::{Root, reopen};
 use crate::model::account::Account;
 use crate::model::ids::TaskId;
 use crate::model::phase::Phase;
@@ -116,7 +117,7 @@ pub fn small_text(root: &Root, path: &str) -> String {
         // Held first, for a link may lead anywhere: some devices act when they are only opened.
         let held = root.open(Path::new(path), OFlag::O_PATH, Mode::empty())?;
         let is_file = fstat(&held)?.st_mode & libc::S_IFMT == libc::S_IFREG;
-        if !is_file || is_kernels(&held)? {
+        if !is_file || disk::kind_of(&held)? == disk::Kind::Kernel {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let file = reopen(&held, libc::O_RDONLY)?;
