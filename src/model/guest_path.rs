@@ -45,7 +45,7 @@ impl GuestPath {
         }
         let path = GuestPath(format!("/{}", names.join("/")));
         let is_below = |root: &&str| Path::new(&path.0).starts_with(root);
-        if FORBIDDEN.iter().any(|root| is_below(&root)) {
+        if FORBIDDEN.iter().any(|root| is_below(root)) {
             return Err(PathFault::Forbidden);
         }
         Ok(path)
