@@ -263,6 +263,8 @@ fn storm_is_told_whole_or_said_to_be_missed_and_a_peer_that_does_not_read_costs_
     // 32,768 changes of some 100 bytes for each of two sessions, and what an allocator keeps.
     let grown = daemon.rss_kb().saturating_sub(before);
     assert!(grown < 40 * 1024, "{grown} kB");
+    // It begins to read, through a window that is no longer tiny.
+    setsockopt(stuck.stream(), sockopt::RcvBuf, &(1024 * 1024)).expect("a socket");
     until_error(&mut stuck, "changes were lost");
     inside(id, ": > /w/after");
     until_change_among_errors(&mut stuck, "/w/after");
