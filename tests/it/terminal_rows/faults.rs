@@ -53,7 +53,7 @@ fn shell_that_the_engine_does_not_name_is_ended_by_its_mark() {
     engine.on("GET", "/exec/*/json", Behaviour::Reply(200, unseen));
     let since = Instant::now();
     assert_eq!(refused(&daemon, id).1, 1011);
-    assert!(since.elapsed() < TERMINAL_START_PATIENCE * 2 + SOON);
+    assert!(since.elapsed() < TERMINAL_START_PATIENCE + SOON);
     wait_alone(&daemon, id);
 }
 
@@ -119,7 +119,8 @@ fn stream_that_ends_while_the_peer_does_not_read_costs_nothing_and_is_told_later
     sleep(Duration::from_secs(2));
     let used = processor_time(&daemon) - before;
     assert!(used < 40, "{used} hundredths of a second in two");
-    assert_eq!(terminal.socket.wait_close(), 1011);
+    // The Engine may hang the shell up when it has nobody left to give its output to.
+    assert!([1000, 1011].contains(&terminal.socket.wait_close()));
     wait_alone(&daemon, id);
 }
 
