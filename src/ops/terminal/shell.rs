@@ -14,7 +14,7 @@ use nix::sys::stat::Mode;
 
 use super::WindowSize;
 use super::leftovers::mark;
-use super::named::Number;
+use super::terminals::Number;
 use crate::docker::{DockerError, Hijack};
 use crate::limits::{
     TERMINAL_END_GRACE, TERMINAL_END_GRACE_AT_STOP, TERMINAL_END_PATIENCE, TERMINAL_KILL_PATIENCE,
