@@ -626,8 +626,8 @@ pub const DOCTOR_PATIENCE: Duration = Duration::from_secs(5);
 
 // ── terminal ─────────────────────────────────────────────────────────────────────────────────
 
-/// Terminals being opened at a time: more than the Engine does at once, and a quarter of its quick calls.
-pub const TERMINAL_TURNS_MAX: usize = 16;
+/// Terminals being opened at a time: more at once only make each of them slower.
+pub const TERMINAL_TURNS_MAX: usize = 8;
 /// Others wait for their turn; two hundred at once take ten seconds of a small machine's Engine.
 pub const TERMINAL_TURN_PATIENCE: Duration = Duration::from_secs(30);
 /// How often those who wait look whether the runner stops.
@@ -659,9 +659,12 @@ pub const TERMINAL_TAKE_OVER_PATIENCE: Duration = Duration::from_secs(15);
 /// Pieces read of a shell without a peer before it is looked whether somebody asks.
 pub const TERMINAL_READS_A_TURN: usize = 16;
 
-/// Between the Engine's answer to an exec's start and the process being there, so that it has a pid and a
-/// terminal to resize: milliseconds, more on a loaded node.
-pub const TERMINAL_START_PATIENCE: Duration = Duration::from_secs(2);
+/// Between the Engine's answer to an exec's start and the process being there: the answer comes before
+/// the start, which takes tens of milliseconds, and seconds where many start on a loaded node.
+pub const TERMINAL_START_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A start that has gone wrong is looked for so long, before its peer is told; then by its mark.
+pub const TERMINAL_UNSEEN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The Engine's answer to an exec's start: somebody sits in front of the screen, and most clients have
 /// given up by then.

@@ -80,24 +80,42 @@ impl ProcessSession {
     }
 }
 
-/// The sessions that were begun from outside of these containers with an environment that
-/// `is_marked` knows. A session that somebody inside has begun has a parent inside, though its
-/// environment is inherited. May read a process's memory: not for threads that must not wait.
-pub fn entered(containers: &[String], is_marked: impl Fn(&[u8]) -> bool) -> Vec<ProcessSession> {
+/// The sessions that were begun from outside of these containers with a variable that `is_mark` knows
+/// in their environment. Inherited ones are left out: a session that somebody inside has begun has a
+/// parent inside, and what the container's first process has, every process has. May read a process's
+/// memory: not for threads that must not wait.
+pub fn entered(containers: &[String], is_mark: impl Fn(&[u8]) -> bool) -> Vec<ProcessSession> {
     let container_of = |pid: i32| {
         let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
         containers.iter().find(|id| groups.contains(id.as_str()))
     };
-    let session = |pid: i32| {
-        let stat = Stat::of(pid).filter(|stat| stat.session == pid)?;
-        let container = container_of(pid).filter(|id| container_of(stat.parent) != Some(id))?;
-        let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
-        let is_marked = environment.split(|&byte| byte == 0).any(&is_marked);
-        let session = is_marked.then(|| ProcessSession::of(pid, container).ok())??;
-        // Whoever has the number now is whom we have read of.
-        (session.began == stat.began).then_some(session)
-    };
-    everybody().into_iter().filter_map(session).collect()
+    let (mut found, mut firsts) = (Vec::new(), Vec::new());
+    for pid in everybody() {
+        let Some(stat) = Stat::of(pid).filter(|stat| stat.session == pid) else { continue };
+        let Some(id) = container_of(pid).filter(|id| container_of(stat.parent) != Some(id)) else {
+            continue;
+        };
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let mark = environment.split(|&byte| byte == 0).find(|variable| is_mark(variable));
+        let Some(mark) = mark.map(<[u8]>::to_owned) else { continue };
+        if is_first(pid) {
+            firsts.push((id, mark));
+        } else if let Ok(session) = ProcessSession::of(pid, id)
+            // Whoever has the number now is whom we have read of.
+            && session.began == stat.began
+        {
+            found.push((id, mark, session));
+        }
+    }
+    let is_own = |id: &String, mark: &Vec<u8>| !firsts.iter().any(|(i, m)| *i == id && m == mark);
+    found.into_iter().filter(|(id, mark, _)| is_own(id, mark)).map(|found| found.2).collect()
+}
+
+/// Whether it is the first process of its namespace.
+fn is_first(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.is_some_and(|numbers| numbers.split_whitespace().last() == Some("1"))
 }
 
 /// What matters of `/proc/<pid>/stat` (proc(5)).

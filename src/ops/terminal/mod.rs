@@ -6,6 +6,7 @@ mod history;
 pub mod leftovers;
 mod named;
 mod shell;
+mod terminals;
 mod turns;
 
 use std::borrow::Cow;
@@ -13,7 +14,8 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-pub use named::{Name, Named, Seat, Terminals};
+pub use named::{Name, Named, Seat};
+pub use terminals::Terminals;
 
 use self::history::History;
 use self::shell::Shell;

@@ -2,21 +2,19 @@
 //! gone and returns. One thread has the terminal at a time: the peer's while there is one, else one
 //! that reads its output and waits. Whoever wants it asks, and is given it.
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::history::History;
 use super::shell::check;
-use super::turns::Turns;
 use super::{Said, Terminal, open};
 use crate::limits::{
     STACK_BYTES, TERMINAL_GRACE, TERMINAL_NAME_CHARS_MAX, TERMINAL_READS_A_TURN,
@@ -27,7 +25,7 @@ use crate::model::ids::TaskId;
 use crate::ops::{Node, OpError};
 use crate::threads::{self, lock, unpoisoned};
 
-/// The name of a session, given by a peer; it means something within its task.
+/// The name of a session, given by a peer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name(String);
 
@@ -51,120 +49,12 @@ impl fmt::Display for Name {
     }
 }
 
-/// All terminals of a node.
-#[derive(Debug)]
-pub struct Terminals {
-    next_number: AtomicU64,
-    /// Numbers of those that somebody has.
-    numbers: Mutex<HashSet<u64>>,
-    named: Mutex<HashMap<Key, Arc<Place>>>,
-    /// How many have no peer.
-    kept: AtomicUsize,
-    pub(super) turns: Turns,
-    /// How often it is worth looking for shells that nobody has.
-    doubts: AtomicUsize,
-}
-
-type Key = (TaskId, Name);
-
-/// A start that was answered too late has its effect within so many looks.
-const LOOKS_IN_DOUBT: usize = 3;
-
-impl Default for Terminals {
-    fn default() -> Terminals {
-        // Above every number of an earlier life: what has one of those is left over.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let first = u64::try_from(now.as_micros()).unwrap_or(0) << 10;
-        Terminals {
-            next_number: AtomicU64::new(first),
-            numbers: Mutex::default(),
-            named: Mutex::default(),
-            kept: AtomicUsize::new(0),
-            turns: Turns::default(),
-            doubts: AtomicUsize::new(LOOKS_IN_DOUBT),
-        }
-    }
-}
-
-impl Terminals {
-    /// Whether somebody has the terminal of this number.
-    pub(super) fn has(&self, number: u64) -> bool {
-        lock(&self.numbers).contains(&number)
-    }
-
-    /// There may be, or come to be, a shell that nobody has.
-    pub(super) fn doubt(&self) {
-        self.doubts.store(LOOKS_IN_DOUBT, Ordering::SeqCst);
-    }
-
-    /// Whether to look once more.
-    pub(super) fn is_in_doubt(&self) -> bool {
-        let one_less = |looks: usize| looks.checked_sub(1);
-        self.doubts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
-    }
-
-    /// Where the terminal of this name changes hands, and whether the caller is the first there.
-    fn place(&self, key: &Key) -> io::Result<(Arc<Place>, bool)> {
-        let mut named = lock(&self.named);
-        if let Some(place) = named.get(key) {
-            return Ok((Arc::clone(place), false));
-        }
-        let place = Arc::new(Place::new()?);
-        named.insert(key.clone(), Arc::clone(&place));
-        Ok((place, true))
-    }
-
-    /// Wakes those who keep a terminal, to see that the runner stops.
-    pub fn wake(&self) {
-        lock(&self.named).values().for_each(|place| place.ring());
-    }
-
-    /// Whether every terminal that has no peer has ended.
-    pub fn none_is_kept(&self) -> bool {
-        self.kept.load(Ordering::SeqCst) == 0
-    }
-}
-
-/// A terminal's number, in use as long as this lives.
-pub(super) struct Number {
-    node: Arc<Node>,
-    number: u64,
-    /// A shell with this mark may be left behind: it is looked for, as soon as may be.
-    pub is_in_doubt: bool,
-}
-
-impl Number {
-    pub fn of_next(node: &Arc<Node>) -> Number {
-        let number = node.terminals.next_number.fetch_add(1, Ordering::Relaxed);
-        lock(&node.terminals.numbers).insert(number);
-        Number { node: Arc::clone(node), number, is_in_doubt: false }
-    }
-
-    pub fn get(&self) -> u64 {
-        self.number
-    }
-}
-
-impl Drop for Number {
-    fn drop(&mut self) {
-        lock(&self.node.terminals.numbers).remove(&self.number);
-        if self.is_in_doubt {
-            self.node.terminals.doubt();
-            // A full queue: one is asked for already.
-            let _ = self.node.reconcile_wanted.try_send(());
-        }
-    }
-}
-
-impl fmt::Debug for Number {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.number.fmt(f)
-    }
-}
+/// A name means something within its task.
+pub(super) type Key = (TaskId, Name);
 
 /// Where a named terminal changes hands.
 #[derive(Debug)]
-struct Place {
+pub(super) struct Place {
     /// Rings when somebody asks, and when the runner stops.
     bell: EventFd,
     hand: Mutex<Hand>,
@@ -186,12 +76,12 @@ enum Taken {
 }
 
 impl Place {
-    fn new() -> io::Result<Place> {
+    pub fn new() -> io::Result<Place> {
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         Ok(Place { bell, hand: Mutex::default(), changed: Condvar::new() })
     }
 
-    fn ring(&self) {
+    pub fn ring(&self) {
         // It fails when nobody has heard 2^64 rings.
         let _ = self.bell.write(1);
     }
@@ -250,11 +140,7 @@ impl Drop for Seat {
         if self.is_given_on {
             return;
         }
-        let mut named = lock(&self.node.terminals.named);
-        if named.get(&self.key).is_some_and(|place| Arc::ptr_eq(place, &self.place)) {
-            named.remove(&self.key);
-        }
-        drop(named);
+        self.node.terminals.forget(&self.key, &self.place);
         lock(&self.place.hand).is_over = true;
         self.place.changed.notify_all();
     }
@@ -356,13 +242,13 @@ impl Kept {
     fn of(node: &Arc<Node>) -> Option<Kept> {
         metrics::TERMINALS_KEPT.up();
         let kept = Kept(Arc::clone(node));
-        (node.terminals.kept.fetch_add(1, Ordering::SeqCst) < TERMINALS_KEPT_MAX).then_some(kept)
+        (node.terminals.one_more_kept() <= TERMINALS_KEPT_MAX).then_some(kept)
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.0.terminals.kept.fetch_sub(1, Ordering::SeqCst);
+        self.0.terminals.one_less_kept();
         metrics::TERMINALS_KEPT.down();
     }
 }

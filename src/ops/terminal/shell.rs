@@ -14,11 +14,11 @@ use nix::sys::stat::Mode;
 
 use super::WindowSize;
 use super::leftovers::mark;
-use super::named::Number;
+use super::terminals::Number;
 use crate::docker::{DockerError, Hijack};
 use crate::limits::{
     TERMINAL_END_GRACE, TERMINAL_END_GRACE_AT_STOP, TERMINAL_END_PATIENCE, TERMINAL_KILL_PATIENCE,
-    TERMINAL_LOOK_AGAIN, TERMINAL_START_PATIENCE,
+    TERMINAL_LOOK_AGAIN, TERMINAL_START_PATIENCE, TERMINAL_UNSEEN_PATIENCE,
 };
 use crate::machine::process::PinFault;
 use crate::machine::process_session::ProcessSession;
@@ -92,14 +92,13 @@ impl Shell {
             shell.process = ShellProcess::Over;
         }
         let stream = started.map_err(not_running)?;
-        shell.wait_for_process()?;
+        shell.wait_for_process(TERMINAL_START_PATIENCE)?;
         shell.window = shell.process.window().ok();
         Ok((shell, stream))
     }
 
-    /// It is there a few milliseconds after its start was answered.
-    fn wait_for_process(&mut self) -> Result<(), OpError> {
-        let after = TERMINAL_START_PATIENCE;
+    /// Waits until it is there, which is not so when its start is answered.
+    fn wait_for_process(&mut self, after: Duration) -> Result<(), OpError> {
         let until = Instant::now() + after;
         loop {
             self.look()?;
@@ -164,7 +163,7 @@ impl Shell {
             return;
         }
         if matches!(self.process, ShellProcess::Unseen)
-            && let Err(error) = self.wait_for_process()
+            && let Err(error) = self.wait_for_process(TERMINAL_UNSEEN_PATIENCE)
         {
             log::warn!("task {}: a terminal's shell may be left behind: {error}", self.id);
             self.number.is_in_doubt = true;

@@ -10,7 +10,8 @@ use serde_json::json;
 
 use super::{Terminal, metric, processes, refused};
 use crate::kit::{
-    Behaviour, Daemon, EngineProxy, SOON, docker, running, task_container, wait_until,
+    Behaviour, Daemon, EngineProxy, SOON, docker, execute_body, running, task_container, unique_id,
+    wait_until, with,
 };
 
 /// Whether the task's own process is the only one in its container.
@@ -53,7 +54,7 @@ fn shell_that_the_engine_does_not_name_is_ended_by_its_mark() {
     engine.on("GET", "/exec/*/json", Behaviour::Reply(200, unseen));
     let since = Instant::now();
     assert_eq!(refused(&daemon, id).1, 1011);
-    assert!(since.elapsed() < TERMINAL_START_PATIENCE * 2 + SOON);
+    assert!(since.elapsed() < TERMINAL_START_PATIENCE + SOON);
     wait_alone(&daemon, id);
 }
 
@@ -119,14 +120,19 @@ fn stream_that_ends_while_the_peer_does_not_read_costs_nothing_and_is_told_later
     sleep(Duration::from_secs(2));
     let used = processor_time(&daemon) - before;
     assert!(used < 40, "{used} hundredths of a second in two");
-    assert_eq!(terminal.socket.wait_close(), 1011);
+    // The Engine may hang the shell up when it has nobody left to give its output to.
+    assert!([1000, 1011].contains(&terminal.socket.wait_close()));
     wait_alone(&daemon, id);
 }
 
 #[test]
 fn killed_runner_finds_its_shells_at_the_next_start_and_leaves_everybody_elses() {
     let mut daemon = Daemon::builder().start();
-    let id = running(&daemon, "sleep 600");
+    // A mark that only its owner can have given it.
+    let mark = json!({ "RIVER_TERMINAL": format!("{}/7", daemon.node_id()) });
+    let body = execute_body(&daemon, unique_id(), "sleep 600");
+    let id = daemon.submit(&with(body, json!({ "env_vars": mark })));
+    daemon.wait_status(id, "running");
     let container = task_container(id);
     docker(&["exec", "-d", &container, "sleep", "1011"]);
     docker(&["exec", "-dt", &container, "sh", "-c", "sleep 1012; true"]);
