@@ -61,12 +61,12 @@ fn serve_named(socket: &mut Socket, node: &Arc<Node>, id: TaskId, name: &Name, o
     loop {
         let ending = relay(socket, &mut named.terminal, &mut input, Some(&named.seat));
         match ending {
-            Ending::Peer => return named.keep(),
+            Ending::Peer if !socket.has_taken_leave() => return named.keep(),
             Ending::Wanted => match named.give_on() {
                 Some(back) => named = back,
                 None => return socket.close(NORMAL, "taken over"),
             },
-            Ending::Shell | Ending::Lost(_) | Ending::Stop => {
+            Ending::Peer | Ending::Shell | Ending::Lost(_) | Ending::Stop => {
                 return finish(socket, &mut named.terminal, &ending);
             }
         }

@@ -117,6 +117,8 @@ pub struct Socket {
     /// There may be more to take than one turn did.
     has_more: bool,
     farewell: Option<(u16, String)>,
+    /// With what the peer has closed, if it said so.
+    parting_code: Option<u16>,
     /// Goodbye is said.
     has_parted: bool,
 }
@@ -150,6 +152,7 @@ impl Socket {
             is_broken: false,
             has_more: false,
             farewell: None,
+            parting_code: None,
             has_parted: false,
         }
     }
@@ -209,6 +212,11 @@ impl Socket {
     /// Whether the peer has so much to take that nothing more should be read for it.
     pub fn is_clogged(&self) -> bool {
         self.output_bytes + self.handed_bytes > SESSION_OUTPUT_BYTES_MAX
+    }
+
+    /// Whether the peer has left by its own goodbye, 1000: it does not mean to come back.
+    pub fn has_taken_leave(&self) -> bool {
+        self.parting_code == Some(NORMAL)
     }
 
     /// With what the WebSocket closes when the handler returns; otherwise it is 1000.
@@ -275,7 +283,11 @@ impl Socket {
             let message = match self.stream.read() {
                 Ok(Frame::Text(text)) => Message::Text(text.as_str().to_owned()),
                 Ok(Frame::Binary(bytes)) => Message::Binary(bytes.into()),
-                Ok(Frame::Ping(_) | Frame::Pong(_) | Frame::Close(_) | Frame::Frame(_)) => continue,
+                Ok(Frame::Close(frame)) => {
+                    self.parting_code = frame.map(|frame| frame.code.into());
+                    continue;
+                }
+                Ok(Frame::Ping(_) | Frame::Pong(_) | Frame::Frame(_)) => continue,
                 Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) => return self.heed(&error),
             };

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tungstenite::handshake::HandshakeError;
+use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Error, Message, WebSocket};
 
@@ -96,6 +97,12 @@ impl Socket {
     /// Waits for the end, with a goodbye or without.
     pub fn wait_end(&mut self) {
         while self.0.read().is_ok() {}
+    }
+
+    /// Says goodbye with a code; the runner's is still to come.
+    pub fn say_goodbye(&mut self, code: u16) {
+        let frame = CloseFrame { code: code.into(), reason: "".into() };
+        self.0.close(Some(frame)).expect("an open socket");
     }
 
     /// Says goodbye, and waits for the runner's.

@@ -74,6 +74,22 @@ fn peer_that_comes_back_finds_its_shell_and_all_that_it_has_missed() {
 }
 
 #[test]
+fn peer_that_closes_with_1000_means_not_to_come_back() {
+    let daemon = Daemon::builder().start();
+    let id = running(&daemon, "sleep 600");
+    let (mut terminal, _) = attach(&daemon, id, "mine");
+    terminal.enter("mine=4711; echo re''ady\n");
+    terminal.until("ready");
+    terminal.socket.say_goodbye(1000);
+    terminal.socket.wait_end();
+    assert!(wait_until(SOON, || metric(&daemon, "river_terminals") == 0));
+    let (mut fresh, told) = attach(&daemon, id, "mine");
+    assert_eq!(told, attached("mine", 0, 0));
+    fresh.enter("echo =$mine=\n");
+    fresh.until("==");
+}
+
+#[test]
 fn shell_without_a_peer_is_not_held_up_and_only_the_end_of_what_it_says_is_kept() {
     let daemon = Daemon::builder().start();
     let id = running(&daemon, "sleep 600");
