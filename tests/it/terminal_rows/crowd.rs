@@ -8,7 +8,7 @@ use crate::kit::{Daemon, SOON, running, wait_until};
 
 const TERMINALS: usize = 200;
 /// The peers, a few terminals each: more at a time than are opened at a time.
-const PEERS: usize = 40;
+const PEERS: usize = 20;
 /// The pools' threads come and go, and connections to the Engine are kept for the next call.
 const SLACK: usize = 24;
 /// A thread for long calls ends after 2 s without work.
