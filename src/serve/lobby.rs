@@ -225,9 +225,9 @@ impl Lobby {
             metrics::HTTP_OVERLOADS.up();
             return None;
         }
-        let oldest = seats.oldest_beyond_limit();
+        let beyond: Vec<Seat> = std::iter::from_fn(|| seats.oldest_beyond_limit()).collect();
         drop(seats);
-        if let Some(oldest) = oldest {
+        for oldest in beyond {
             metrics::HTTP_OVERLOADS.up();
             drop(oldest);
         }
