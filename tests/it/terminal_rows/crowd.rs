@@ -1,7 +1,10 @@
 //! Many terminals at once, and peers that do not read.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
+
+use serde_json::json;
 
 use super::{Terminal, metric, processes};
 use crate::kit::{Daemon, SOON, running, wait_until};
@@ -16,8 +19,9 @@ const POOLS_REST: Duration = Duration::from_secs(4);
 
 #[track_caller]
 fn open_type_and_leave(daemon: &Daemon, id: u64) {
+    let opened = AtomicUsize::new(0);
     let terminals: Vec<Terminal> = thread::scope(|scope| {
-        let open = |_| scope.spawn(|| open_some(daemon, id, TERMINALS / PEERS));
+        let open = |_| scope.spawn(|| open_some(daemon, id, &opened));
         let peers: Vec<_> = (0..PEERS).map(open).collect();
         peers.into_iter().flat_map(|peer| peer.join().expect("a peer")).collect()
     });
@@ -32,8 +36,26 @@ fn open_type_and_leave(daemon: &Daemon, id: u64) {
     terminals.into_iter().for_each(Terminal::reset);
 }
 
-fn open_some(daemon: &Daemon, id: u64, count: usize) -> Vec<Terminal> {
-    (0..count).map(|_| Terminal::open(daemon, id)).collect()
+/// Opens a peer's share, and waits until all others have theirs. Those that are open give signs of life
+/// meanwhile, as every client does: silent peers are given up after 40 s.
+fn open_some(daemon: &Daemon, id: u64, opened: &AtomicUsize) -> Vec<Terminal> {
+    let mut terminals: Vec<Terminal> = Vec::new();
+    let live = |terminals: &mut Vec<Terminal>| {
+        let alive = json!({ "type": "ping" });
+        terminals.iter_mut().for_each(|terminal| terminal.socket.send_json(&alive));
+    };
+    for _ in 0..TERMINALS / PEERS {
+        terminals.push(Terminal::open(daemon, id));
+        opened.fetch_add(1, Ordering::SeqCst);
+        live(&mut terminals);
+    }
+    let all = wait_until(SOON * 6, || {
+        thread::sleep(Duration::from_millis(500));
+        live(&mut terminals);
+        opened.load(Ordering::SeqCst) == TERMINALS
+    });
+    assert!(all, "{} of {TERMINALS} are open", opened.load(Ordering::SeqCst));
+    terminals
 }
 
 #[test]
