@@ -209,9 +209,9 @@ impl Socket {
         self.send(Frame::binary(bytes));
     }
 
-    /// Whether the peer has so much to take that nothing more should be read for it.
+    /// Whether nothing more should be read for the peer: it has much to take already, or has left.
     pub fn is_clogged(&self) -> bool {
-        self.output_bytes + self.handed_bytes > SESSION_OUTPUT_BYTES_MAX
+        self.is_over || self.output_bytes + self.handed_bytes > SESSION_OUTPUT_BYTES_MAX
     }
 
     /// Whether the peer has left by its own goodbye, 1000: it does not mean to come back.

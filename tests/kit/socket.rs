@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tungstenite::handshake::HandshakeError;
@@ -62,9 +62,11 @@ impl Socket {
     /// The next message that is no ping.
     #[track_caller]
     pub fn next(&mut self) -> Message {
+        // Pings come for ever.
+        let until = Instant::now() + PATIENCE;
         loop {
             match self.0.read() {
-                Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                Ok(Message::Ping(_) | Message::Pong(_)) if Instant::now() < until => {}
                 Ok(message) => return message,
                 Err(error) => panic!("no message: {error}"),
             }
@@ -83,7 +85,8 @@ impl Socket {
     /// The code that the runner closes with, after whatever it still says.
     #[track_caller]
     pub fn wait_close(&mut self) -> u16 {
-        loop {
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
             match self.0.read() {
                 Ok(Message::Close(frame)) => {
                     return frame.map_or(1005, |frame| frame.code.into());
@@ -92,11 +95,16 @@ impl Socket {
                 Err(error) => panic!("it ended without a goodbye: {error}"),
             }
         }
+        panic!("it does not end");
     }
 
     /// Waits for the end, with a goodbye or without.
+    #[track_caller]
     pub fn wait_end(&mut self) {
-        while self.0.read().is_ok() {}
+        let until = Instant::now() + PATIENCE;
+        while self.0.read().is_ok() {
+            assert!(Instant::now() < until, "it does not end");
+        }
     }
 
     /// Says goodbye with a code; the runner's is still to come.
