@@ -233,6 +233,8 @@ pub const SESSION_OUTPUT_BYTES_MAX: usize = 256 * 1024;
 pub const SESSION_HANDED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Frames taken of a peer before everything else has its turn.
 pub const SESSION_FRAMES_A_TURN: usize = 64;
+/// And reads: the fragments of one message may be empty and without end.
+pub const SESSION_READS_A_TURN: usize = 64;
 /// A close frame holds 125 bytes with its code.
 pub const SESSION_REASON_BYTES_MAX: usize = 120;
 
