@@ -6,6 +6,7 @@ mod faults;
 mod named;
 
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::json;
@@ -236,6 +237,27 @@ fn peer_that_leaves_ends_the_shell_and_its_jobs_but_no_session_of_its_own_and_no
     assert!(has("1001") && has("1004") && has("600"));
     stays.enter("echo a''b\n");
     stays.until("ab\r\n");
+}
+
+#[test]
+fn processes_that_fork_and_end_in_a_row_do_not_outlive_their_terminal() {
+    let daemon = Daemon::builder().start();
+    // The first process is one that takes its orphans' ends.
+    let id = running(&daemon, "while :; do sleep 1; done");
+    let sign = daemon.shared_dir().join("shared_data/hop");
+    let beat = || sign.metadata().and_then(|sign| sign.modified()).ok();
+    let mut terminal = Terminal::open(&daemon, id);
+    // Each does nothing but make the next; so many end by themselves when nobody ends them.
+    terminal.enter("trap '' HUP TTOU; f() { : >/shared/hop; [ $1 = 0 ] || f $(($1-1)) & }\n");
+    terminal.enter("f 30000\n");
+    assert!(wait_until(SOON, || beat().is_some()));
+    let first = beat();
+    assert!(wait_until(SOON, || beat() > first));
+    terminal.reset();
+    assert!(wait_until(SOON, || metric(&daemon, "river_terminals") == 0));
+    let last = beat();
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(beat(), last, "they go on");
 }
 
 #[test]
