@@ -233,6 +233,8 @@ pub const SESSION_OUTPUT_BYTES_MAX: usize = 256 * 1024;
 pub const SESSION_HANDED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Frames taken of a peer before everything else has its turn.
 pub const SESSION_FRAMES_A_TURN: usize = 64;
+/// And reads: the fragments of one message may be empty and without end.
+pub const SESSION_READS_A_TURN: usize = 64;
 /// A close frame holds 125 bytes with its code.
 pub const SESSION_REASON_BYTES_MAX: usize = 120;
 
@@ -639,8 +641,12 @@ pub const TERMINAL_PIECE_BYTES: usize = 32 * 1024;
 /// Between the hang-up and the kill of what a terminal leaves behind; and at a stop of the runner.
 pub const TERMINAL_END_GRACE: Duration = Duration::from_millis(500);
 pub const TERMINAL_END_GRACE_AT_STOP: Duration = Duration::from_millis(100);
-/// Processes that are killed are gone within milliseconds, unless the kernel holds them.
-pub const TERMINAL_KILL_PATIENCE: Duration = Duration::from_millis(200);
+/// Processes that are killed are gone within milliseconds, unless the kernel holds them, or they fork
+/// as fast as they are found; and at a stop.
+pub const TERMINAL_KILL_PATIENCE: Duration = Duration::from_secs(1);
+pub const TERMINAL_KILL_PATIENCE_AT_STOP: Duration = Duration::from_millis(200);
+/// How often they are killed meanwhile: faster than most fork.
+pub const TERMINAL_KILL_AGAIN: Duration = Duration::from_millis(1);
 /// How often is looked whether a shell is there, or gone.
 pub const TERMINAL_LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Between the end of a shell's output and the end of its process: microseconds.

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getsid};
 
 use super::process::{PinFault, Process};
 
@@ -46,38 +47,61 @@ impl ProcessSession {
         &self.leader
     }
 
-    /// Whether anybody of it is alive.
+    /// Whether anybody of it is alive, or may be.
     pub fn is_alive(&self) -> bool {
-        self.leader.is_alive() || !self.members().is_empty()
+        if self.leader.is_alive() {
+            return true;
+        }
+        let look = self.look();
+        !look.is_whole || !look.members.is_empty()
     }
 
-    /// Sends the signals to all who are in it now.
-    pub fn signal(&self, signals: &[Signal]) {
-        for process in self.members() {
+    /// Sends the signals to all who are in it now; whether there is anybody.
+    pub fn signal(&self, signals: &[Signal]) -> bool {
+        let members = self.look().members;
+        for process in &members {
             for &signal in signals {
                 // Failing means that it has ended.
                 let _ = process.signal(signal);
             }
         }
+        !members.is_empty()
     }
 
-    /// Its living processes. Each is held, and looked at once more while it is.
-    fn members(&self) -> Vec<Process> {
+    /// Who of it is alive. Each is held, and looked at once more while it is.
+    fn look(&self) -> Look {
         let leader = self.leader.pid();
+        let mut look = Look { members: Vec::new(), is_whole: true };
         // The number is given to somebody else only when the session has no member left.
         if Stat::of(leader).is_some_and(|stat| stat.began != self.began) {
-            return Vec::new();
+            return look;
         }
-        let is_member = |pid: i32| Stat::of(pid).is_some_and(|stat| stat.session == leader);
+        // One call each: a hundred terminals of a container that end at once look at everybody there.
+        let is_member = |pid: i32| Some(getsid(Some(Pid::from_raw(pid))).ok()?.as_raw() == leader);
+        let hold = |pid: i32| {
+            let process = Process::pin(pid, &self.container).ok()?;
+            (is_member(pid) == Some(true) && process.is_alive()).then_some(process)
+        };
         let listed = self.group.as_deref().and_then(|group| listed(group).ok());
-        listed
-            .unwrap_or_else(everybody)
-            .into_iter()
-            .filter(|&pid| is_member(pid))
-            .filter_map(|pid| Process::pin(pid, &self.container).ok())
-            .filter(|process| is_member(process.pid()) && process.is_alive())
-            .collect()
+        for pid in listed.unwrap_or_else(everybody) {
+            if is_member(pid) == Some(false) {
+                continue;
+            }
+            match hold(pid) {
+                Some(process) => look.members.push(process),
+                None => look.is_whole = false,
+            }
+        }
+        look
     }
+}
+
+/// What is found of a session.
+struct Look {
+    members: Vec<Process>,
+    /// Nobody ended between the list and the look at him: he may have been of it, and have children
+    /// that are not on the list. Processes that fork and end in a row are seen by no other sign.
+    is_whole: bool,
 }
 
 /// The sessions that were begun from outside of these containers with a variable that `is_mark` knows
@@ -220,7 +244,7 @@ mod test {
     fn signal_reaches_the_session_and_whoever_is_left_of_it_after_its_leader() {
         let mut child = leader("sleep 60 & exec sleep 60");
         let session = ProcessSession::of(pid(&child), ANY).unwrap();
-        let has_two = || session.members().len() == 2;
+        let has_two = || session.look().members.len() == 2;
         while !has_two() {
             std::thread::yield_now();
         }
@@ -238,7 +262,7 @@ mod test {
         let mut child = leader("exec sleep 60");
         let session = ProcessSession::of(pid(&child), ANY).unwrap();
         let later = ProcessSession { began: session.began - 1, ..session };
-        assert!(later.members().is_empty());
+        assert!(later.look().members.is_empty());
         later.leader().signal(Signal::SIGKILL).unwrap();
         child.wait().unwrap();
     }

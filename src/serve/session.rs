@@ -25,8 +25,8 @@ use super::upgrade;
 use crate::limits::{
     SESSION_FRAMES_A_TURN, SESSION_HANDED_BYTES_MAX, SESSION_INPUT_BYTES_MAX, SESSION_INPUT_STALL,
     SESSION_LINGER, SESSION_LINGER_AT_STOP, SESSION_MESSAGE_BYTES_MAX, SESSION_OUTPUT_BYTES_MAX,
-    SESSION_PING_EVERY, SESSION_READ_BYTES, SESSION_REASON_BYTES_MAX, SESSION_SILENCE_MAX,
-    SESSIONS_MAX, STACK_BYTES,
+    SESSION_PING_EVERY, SESSION_READ_BYTES, SESSION_READS_A_TURN, SESSION_REASON_BYTES_MAX,
+    SESSION_SILENCE_MAX, SESSIONS_MAX, STACK_BYTES,
 };
 use crate::{metrics, threads};
 
@@ -136,7 +136,7 @@ impl Socket {
             .max_message_size(Some(SESSION_MESSAGE_BYTES_MAX))
             .max_frame_size(Some(SESSION_MESSAGE_BYTES_MAX));
         let now = Instant::now();
-        let stream = Stream { conn, heard: now, is_full: false };
+        let stream = Stream { conn, heard: now, is_full: false, reads_left: 0 };
         Socket {
             stream: WebSocket::from_partially_read(stream, ahead, Role::Server, Some(config)),
             desk,
@@ -270,6 +270,7 @@ impl Socket {
     /// Takes what has come, as far as there is room: frames inside tungstenite wake no poll.
     fn fetch(&mut self) {
         self.has_more = false;
+        self.stream.get_mut().reads_left = SESSION_READS_A_TURN;
         for turn in 0.. {
             if self.is_over || self.input_bytes >= SESSION_INPUT_BYTES_MAX {
                 break;
@@ -288,7 +289,10 @@ impl Socket {
                     continue;
                 }
                 Ok(Frame::Ping(_) | Frame::Pong(_) | Frame::Frame(_)) => continue,
-                Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {
+                    self.has_more = self.stream.get_ref().reads_left == 0;
+                    return;
+                }
                 Err(error) => return self.heed(&error),
             };
             self.input_bytes += message.bytes();
@@ -353,7 +357,9 @@ impl Socket {
         if self.input_full_since.is_none() {
             wanted |= PollFlags::POLLIN;
         }
-        if self.handed_bytes > 0 || !self.output.is_empty() {
+        // Full without anything of ours: of answers to pings.
+        let is_full = self.stream.get_ref().is_full;
+        if is_full || self.handed_bytes > 0 || !self.output.is_empty() {
             wanted |= PollFlags::POLLOUT;
         }
         let socket = PollFd::new(self.stream.get_ref().conn.socket.as_fd(), wanted);
@@ -438,6 +444,8 @@ struct Stream {
     heard: Instant,
     /// The kernel had no room for more: when it has again, the peer has taken something.
     is_full: bool,
+    /// In this turn. A message may have fragments without end, which tungstenite reads in one go.
+    reads_left: usize,
 }
 
 impl Stream {
@@ -458,6 +466,8 @@ impl Stream {
 
 impl Read for Stream {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let left = self.reads_left.checked_sub(1);
+        self.reads_left = left.ok_or(ErrorKind::WouldBlock)?;
         let read = self.conn.socket.receive(into)?;
         self.heard = Instant::now();
         Ok(read)

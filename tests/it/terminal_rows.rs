@@ -5,7 +5,9 @@ mod crowd;
 mod faults;
 mod named;
 
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::json;
@@ -236,6 +238,35 @@ fn peer_that_leaves_ends_the_shell_and_its_jobs_but_no_session_of_its_own_and_no
     assert!(has("1001") && has("1004") && has("600"));
     stays.enter("echo a''b\n");
     stays.until("ab\r\n");
+}
+
+#[test]
+fn processes_that_fork_and_end_in_a_row_do_not_outlive_their_terminal() {
+    let daemon = Daemon::builder().start();
+    let image = json!({ "registry_image": image("debian-worker") });
+    // The first process is one that takes its orphans' ends.
+    let body = execute_body(&daemon, unique_id(), "while :; do sleep 1; done");
+    let id = daemon.submit(&with(body, image));
+    daemon.wait_status(id, "running");
+    let shared = daemon.shared_dir().join("shared_data");
+    std::fs::set_permissions(&shared, PermissionsExt::from_mode(0o777)).unwrap();
+    let sign = shared.join("hop");
+    let beat = || sign.metadata().and_then(|sign| sign.modified()).ok();
+    // Each does nothing but make the next, for some seconds, if nobody ends them before.
+    let hop = "$SIG{HUP}=$SIG{TTOU}=\"IGNORE\"; $t=time; exit if fork; while (time<$t+8) { exit if fork; \
+               open F,\">/shared/hop\"; close F; select(undef,undef,undef,0.0002); }";
+    // A look catches them by luck: it is tried some times.
+    for _ in 0..4 {
+        let mut terminal = Terminal::open(&daemon, id);
+        let first = beat();
+        terminal.enter(&format!("perl -e '{hop}' &\n"));
+        assert!(wait_until(SOON, || beat() > first));
+        terminal.reset();
+        assert!(wait_until(SOON, || metric(&daemon, "river_terminals") == 0));
+        let last = beat();
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(beat(), last, "they go on");
+    }
 }
 
 #[test]

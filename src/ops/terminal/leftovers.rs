@@ -66,8 +66,10 @@ fn end(node: &Node, sessions: &[ProcessSession]) {
         return;
     }
     let since = Instant::now();
-    sessions.iter().for_each(|session| session.signal(&HANG_UP));
-    shell::end(sessions, shell::grace(node));
+    for session in sessions {
+        session.signal(&HANG_UP);
+    }
+    shell::end(node, sessions);
     let count = sessions.len();
     log::info!("{count} shells of former terminals ended, in {:?}", since.elapsed());
 }

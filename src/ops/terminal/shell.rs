@@ -17,8 +17,9 @@ use super::leftovers::mark;
 use super::terminals::Number;
 use crate::docker::{DockerError, Hijack};
 use crate::limits::{
-    TERMINAL_END_GRACE, TERMINAL_END_GRACE_AT_STOP, TERMINAL_END_PATIENCE, TERMINAL_KILL_PATIENCE,
-    TERMINAL_LOOK_AGAIN, TERMINAL_START_PATIENCE, TERMINAL_UNSEEN_PATIENCE,
+    TERMINAL_END_GRACE, TERMINAL_END_GRACE_AT_STOP, TERMINAL_END_PATIENCE, TERMINAL_KILL_AGAIN,
+    TERMINAL_KILL_PATIENCE, TERMINAL_KILL_PATIENCE_AT_STOP, TERMINAL_LOOK_AGAIN,
+    TERMINAL_START_PATIENCE, TERMINAL_UNSEEN_PATIENCE,
 };
 use crate::machine::process::PinFault;
 use crate::machine::process_session::ProcessSession;
@@ -178,7 +179,7 @@ impl Drop for Shell {
     fn drop(&mut self) {
         self.hang_up();
         if let ShellProcess::Seen(session) = &self.process {
-            end(std::slice::from_ref(session), grace(&self.node));
+            end(&self.node, std::slice::from_ref(session));
         }
         metrics::TERMINALS.down();
         log::debug!("task {}: terminal {} has ended", self.id, self.number.get());
@@ -197,34 +198,36 @@ impl ShellProcess {
 /// Those who stopped are to hear it too.
 pub(super) const HANG_UP: [Signal; 2] = [Signal::SIGHUP, Signal::SIGCONT];
 
-/// What sessions that are hung up have before they are killed.
-pub(super) fn grace(node: &Node) -> Duration {
-    if node.stop.is_raised() { TERMINAL_END_GRACE_AT_STOP } else { TERMINAL_END_GRACE }
-}
-
-/// Kills of these sessions what has not ended when `grace` is over.
-pub(super) fn end(sessions: &[ProcessSession], grace: Duration) {
+/// Ends sessions that are hung up: what has not ended when its grace is over is killed.
+pub(super) fn end(node: &Node, sessions: &[ProcessSession]) {
+    // Asked anew each time: the runner may stop meanwhile.
+    let of_stop = |at_stop, else_| if node.stop.is_raised() { at_stop } else { else_ };
+    let grace = || of_stop(TERMINAL_END_GRACE_AT_STOP, TERMINAL_END_GRACE);
+    let patience = || of_stop(TERMINAL_KILL_PATIENCE_AT_STOP, TERMINAL_KILL_PATIENCE);
     let are_alive = || sessions.iter().any(ProcessSession::is_alive);
-    let has_ended = |until: Instant| loop {
+    let since = Instant::now();
+    while since.elapsed() < grace() {
         if !are_alive() {
-            return true;
-        }
-        if Instant::now() >= until {
-            return false;
-        }
-        std::thread::sleep(TERMINAL_LOOK_AGAIN);
-    };
-    let until = Instant::now() + grace;
-    if has_ended(until) {
-        return;
-    }
-    // Again and again: they may start others meanwhile.
-    let until = until + TERMINAL_KILL_PATIENCE;
-    loop {
-        sessions.iter().for_each(|session| session.signal(&[Signal::SIGKILL]));
-        if has_ended(Instant::now() + TERMINAL_LOOK_AGAIN) || Instant::now() >= until {
             return;
         }
+        std::thread::sleep(TERMINAL_LOOK_AGAIN);
+    }
+    // Again and again: they may start others meanwhile.
+    let since = Instant::now();
+    while are_alive() {
+        let kill =
+            |found: bool, session: &ProcessSession| session.signal(&[Signal::SIGKILL]) || found;
+        let has_found = sessions.iter().fold(false, kill);
+        if since.elapsed() >= patience() {
+            if has_found {
+                log::warn!(
+                    "processes of a terminal are not gone {:?} after their kill",
+                    patience()
+                );
+            }
+            return;
+        }
+        std::thread::sleep(TERMINAL_KILL_AGAIN);
     }
 }
 

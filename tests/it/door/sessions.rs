@@ -1,5 +1,6 @@
 //! WebSockets at the door: the handshake, what peers may do to a session, and how it ends.
 
+use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -164,7 +165,7 @@ fn session_over_the_socket_file_is_the_same() {
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [1, 2, 3, 4];
     let length = u8::try_from(payload.len()).expect("a short one");
-    assert!(length < 126);
+    assert!(length <= 125);
     let mut bytes = vec![first, 0x80 | length];
     bytes.extend_from_slice(&mask);
     bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
@@ -248,6 +249,36 @@ fn peer_that_pings_without_end_and_never_reads_is_bounded_and_stops_with_the_run
     house.stop.raise();
     assert!(house.server.take().unwrap().join(Duration::from_millis(1500)));
     flood.join().unwrap();
+}
+
+#[test]
+fn message_of_fragments_without_end_does_not_keep_its_session_from_the_stop() {
+    let mut house = House::usual();
+    let mut socket = Socket::open(house.address, "/ws/echo");
+    socket.send_raw(&frame(0x01, b"")).unwrap();
+    let fragments = frame(0x00, b"").repeat(10_000);
+    let flood = std::thread::spawn(move || while socket.send_raw(&fragments).is_ok() {});
+    std::thread::sleep(Duration::from_secs(1));
+    house.assert_healthy();
+    house.stop.raise();
+    assert!(house.server.take().unwrap().join(Duration::from_millis(1500)));
+    flood.join().unwrap();
+}
+
+#[test]
+fn answers_to_pings_that_the_peer_did_not_read_come_when_it_does() {
+    const PINGS: usize = 10_000;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("api.sock");
+    let _house = House::of(Plan { api_socket: Some(path.clone()), ..Plan::default() });
+    // Its buffers are smaller than what is answered, and the WebSocket's is not.
+    let stream = UnixStream::connect(&path).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (mut socket, _) = tungstenite::client("ws://localhost/ws/echo", stream).unwrap();
+    socket.get_mut().write_all(&frame(0x89, &[7; 125]).repeat(PINGS)).unwrap();
+    for answer in 0..PINGS {
+        assert_eq!(socket.read().unwrap(), Frame::Pong(vec![7; 125].into()), "{answer}");
+    }
 }
 
 #[test]
