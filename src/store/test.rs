@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use std::fs;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::{Counts, Loss, StoreError, Table};
 use crate::limits::{ENDED_RECORD_AGE_MAX, ENDED_RECORDS_MAX, ENDED_RECORDS_SLACK};
@@ -406,11 +406,16 @@ fn outcome_of_a_broken_waiting_record_is_never_taken_for_the_broken_file() {
         let state = tempfile::tempdir().unwrap();
         let table = with_an_untold_task(state.path());
         fs::write(state.path().join("untold/7.json"), "{").unwrap();
+        let until = Instant::now() + Duration::from_secs(30);
+        let is_lost = || table.loss(id(7)).is_some();
         std::thread::scope(|scope| {
             for _ in 0..3 {
-                scope.spawn(|| while table.loss(id(7)).is_none() && table.get(id(7)).is_none() {});
+                scope.spawn(|| {
+                    while !is_lost() && table.get(id(7)).is_none() && Instant::now() < until {}
+                });
             }
-            while table.loss(id(7)).is_none() {
+            // Not by sleeping: the moment between the loss and the move of its file is short.
+            while !is_lost() && Instant::now() < until {
                 std::hint::spin_loop();
             }
             let mut outcome = record(7);

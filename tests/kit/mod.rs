@@ -40,7 +40,7 @@ pub use state_calls::StateCalls;
 pub use task::{task_container, with};
 
 /// A wait for something that is only a matter of scheduling: long enough for a loaded machine.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(45);
 
 /// How long a stop may take at the most (design law 10).
 pub const STOP_MAX: Duration = Duration::from_secs(2);
