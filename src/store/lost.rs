@@ -81,12 +81,15 @@ impl Lost {
         Ok(Lost { directory, losses: Mutex::new(losses) })
     }
 
-    /// Whether one more can be remembered; if not, it is said.
+    /// Whether one more can be remembered. One that can't is told by nobody: the log says so.
     pub fn has_room_for(&self, id: TaskId, loss: Loss) -> bool {
         let losses = lock(&self.losses);
         let has_room = losses.len() < LOST_RECORDS_MAX || losses.contains_key(&id);
         if !has_room {
-            log::error!("task {id}: {loss}; too many are, and this one is not told");
+            log::error!(
+                "task {id}: {loss}; {LOST_RECORDS_MAX} others wait for an outcome, so the host is not \
+                 told: end it there"
+            );
         }
         has_room
     }
@@ -99,7 +102,7 @@ impl Lost {
         }
     }
 
-    /// Known from now on.
+    /// From now on somebody may give it an outcome: only after [`Lost::mark`], which a crash must find.
     pub fn note(&self, id: TaskId, loss: Loss) {
         lock(&self.losses).insert(id, loss);
     }

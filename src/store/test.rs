@@ -3,8 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use std::fs;
-use std::time::{Duration, SystemTime};
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use super::{Counts, Loss, StoreError, Table};
 use crate::limits::{ENDED_RECORD_AGE_MAX, ENDED_RECORDS_MAX, ENDED_RECORDS_SLACK};
@@ -402,26 +406,39 @@ fn kill_of_a_task_that_waits_for_the_host_takes_its_record_back() {
 
 #[test]
 fn outcome_of_a_broken_waiting_record_is_never_taken_for_the_broken_file() {
-    for _ in 0..30 {
-        let state = tempfile::tempdir().unwrap();
-        let table = with_an_untold_task(state.path());
-        fs::write(state.path().join("untold/7.json"), "{").unwrap();
-        std::thread::scope(|scope| {
-            for _ in 0..3 {
-                scope.spawn(|| while table.loss(id(7)).is_none() && table.get(id(7)).is_none() {});
-            }
-            while table.loss(id(7)).is_none() {
-                std::hint::spin_loop();
-            }
-            let mut outcome = record(7);
-            end_untold(&mut outcome);
-            outcome.notes.push("made of the loss".into());
-            table.end_lost(outcome).unwrap();
-            table.retire(id(7)).unwrap();
-        });
-        assert_eq!(table.get(id(7)).unwrap().notes, ["made of the loss"]);
-        assert_eq!((names(state.path(), "broken").len(), table.loss(id(7))), (1, None));
-    }
+    let state = tempfile::tempdir().unwrap();
+    let table = with_an_untold_task(state.path());
+    fs::write(state.path().join("untold/7.json"), "{").unwrap();
+    // Whoever finds it broken is held between its loss and the move of its file: nobody reads the pipe.
+    let pipe = state.path().join("lost/7.torn.new");
+    mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+    let outcome = || {
+        let mut outcome = record(7);
+        end_untold(&mut outcome);
+        outcome.notes.push("made of the loss".into());
+        outcome
+    };
+    let until = Instant::now() + Duration::from_secs(30);
+    let (held, loss, ended) = std::thread::scope(|scope| {
+        let finder = scope.spawn(|| table.get(id(7)));
+        while table.counts().untold > 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let seen = (table.counts(), table.loss(id(7)), table.end_lost(outcome()));
+        // Before anything is asserted, so that a failure leaves no thread that waits for ever.
+        let reader =
+            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&pipe).unwrap();
+        finder.join().unwrap();
+        drop(reader);
+        seen
+    });
+    assert_eq!((held, loss), (Counts { active: 1, untold: 0 }, None));
+    assert!(matches!(ended, Err(StoreError::Exists(_))));
+    assert_eq!(names(state.path(), "broken").len(), 1);
+    assert_eq!(table.loss(id(7)), Some(Loss::Damaged("torn")));
+    table.end_lost(outcome()).unwrap();
+    table.retire(id(7)).unwrap();
+    assert_eq!(table.get(id(7)).unwrap().notes, ["made of the loss"]);
 }
 
 #[test]

@@ -67,15 +67,11 @@ impl Table {
     /// The record of a task that waits for the host, or was told. One that is none is lost.
     pub(super) fn read_untold(&self, id: TaskId) -> Option<TaskRecord> {
         let path = self.untold_file(id);
-        match self.examine(&path, id) {
-            Ok(Ok(record)) => return Some(record),
-            Ok(Err(_)) => {}
-            Err(error) => {
-                log::error!("{error}");
-                return None;
-            }
+        if let Ok(Ok(record)) = self.examine(&path, id) {
+            return Some(record);
         }
-        // Looked at once more with its place in our hands: it may have been mended meanwhile.
+        // Looked at again with its place in our hands: the file that was none may have been replaced by
+        // the outcome that was made of its loss.
         let entry: Arc<Entry> = Arc::default();
         let _slot = lock(&entry);
         let place = {
@@ -96,6 +92,7 @@ impl Table {
             }
             // The host knows how it ended.
             Ok(Err(flawed)) => {
+                let _at_the_disk = self.at_the_disk();
                 flawed.inspect(|flawed| self.aside.take(&path, flawed));
                 lock(&self.live).remove(id);
                 None

@@ -20,6 +20,7 @@ fn reports_come_in_order_with_every_field() {
     let host = FakeHost::start();
     let daemon = Daemon::builder().host(&host).start();
     let before = Local::now().naive_local();
+    // Long enough for `running` to be told: the end drops what is unsent.
     let id = daemon.submit(&execute_body(&daemon, unique_id(), "sleep 2; exit 7"));
     let after = Local::now().naive_local();
     let last = host.wait_final(id, SOON);
