@@ -81,27 +81,27 @@ impl Lost {
         Ok(Lost { directory, losses: Mutex::new(losses) })
     }
 
-    /// Known from now on; [`Lost::mark`] is to follow, when no lock is held.
-    pub fn note(&self, id: TaskId, loss: Loss) {
-        let mut losses = lock(&self.losses);
-        if losses.len() >= LOST_RECORDS_MAX && !losses.contains_key(&id) {
+    /// Whether one more can be remembered; if not, it is said.
+    pub fn has_room_for(&self, id: TaskId, loss: Loss) -> bool {
+        let losses = lock(&self.losses);
+        let has_room = losses.len() < LOST_RECORDS_MAX || losses.contains_key(&id);
+        if !has_room {
             log::error!("task {id}: {loss}; too many are, and this one is not told");
-            return;
         }
-        losses.insert(id, loss);
+        has_room
     }
 
-    /// Makes it known to the next run too. A disk that refuses costs no more than that.
-    pub fn mark(&self, id: TaskId) {
-        let Some(loss) = self.get(id) else { return };
+    /// Makes it known to the next run. A disk that refuses costs no more than that.
+    pub fn mark(&self, id: TaskId, loss: Loss) {
         let path = self.path(id, loss);
         if let Err(error) = within(&self.directory, || file::write_durably(&path, b"")) {
             log::error!("{error}");
         }
-        // Forgotten meanwhile.
-        if self.get(id).is_none() {
-            let _ = fs::remove_file(&path);
-        }
+    }
+
+    /// Known from now on.
+    pub fn note(&self, id: TaskId, loss: Loss) {
+        lock(&self.losses).insert(id, loss);
     }
 
     /// It has an outcome, or needs none. Whether it was one of these.

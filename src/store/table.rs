@@ -481,7 +481,7 @@ impl Table {
         match taken {
             Ok(Ok(record)) => *slot = Some(record),
             Ok(Err(flawed)) => {
-                self.lose(lock(&self.live), id, flawed.as_ref());
+                self.lose(id, flawed.as_ref());
                 return Err(StoreError::Missing(id));
             }
             Err(error) => {

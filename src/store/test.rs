@@ -401,6 +401,30 @@ fn kill_of_a_task_that_waits_for_the_host_takes_its_record_back() {
 }
 
 #[test]
+fn outcome_of_a_broken_waiting_record_is_never_taken_for_the_broken_file() {
+    for _ in 0..30 {
+        let state = tempfile::tempdir().unwrap();
+        let table = with_an_untold_task(state.path());
+        fs::write(state.path().join("untold/7.json"), "{").unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| while table.loss(id(7)).is_none() && table.get(id(7)).is_none() {});
+            }
+            while table.loss(id(7)).is_none() {
+                std::hint::spin_loop();
+            }
+            let mut outcome = record(7);
+            end_untold(&mut outcome);
+            outcome.notes.push("made of the loss".into());
+            table.end_lost(outcome).unwrap();
+            table.retire(id(7)).unwrap();
+        });
+        assert_eq!(table.get(id(7)).unwrap().notes, ["made of the loss"]);
+        assert_eq!((names(state.path(), "broken").len(), table.loss(id(7))), (1, None));
+    }
+}
+
+#[test]
 fn kill_that_comes_while_a_record_goes_to_wait_for_the_host_finds_it() {
     for _ in 0..100 {
         let state = tempfile::tempdir().unwrap();

@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::MutexGuard;
+use std::sync::Arc;
 
-use super::{Live, Place, Purpose, Table};
+use super::{Entry, Place, Purpose, Table};
 use crate::metrics;
 use crate::model::ids::TaskId;
 use crate::model::task::TaskRecord;
@@ -46,44 +46,63 @@ impl Table {
         }
     }
 
-    /// The record of a task that waits for the host is none, or gone. It leaves the table before its
-    /// file is moved, so that nobody takes the moved file for a deleted one, and the loss is on disk
-    /// by then, so that a crash finds one of the two.
-    pub(super) fn lose(&self, mut live: MutexGuard<'_, Live>, id: TaskId, flawed: Option<&Flawed>) {
+    /// The record of a task that waits for the host is none, or gone. The caller holds its place, which
+    /// it loses last: until the file is moved nobody may give the task an outcome, whose file would have
+    /// the same name. The loss is on disk before, so that a crash finds one of the two.
+    pub(super) fn lose(&self, id: TaskId, flawed: Option<&Flawed>) {
         let path = self.untold_file(id);
-        if let Some(loss) = flawed.map_or(Some(Loss::Gone), |flawed| Loss::by(flawed.flaw)) {
-            self.lost.note(id, loss);
+        let loss = flawed.map_or(Some(Loss::Gone), |flawed| Loss::by(flawed.flaw));
+        let loss = loss.filter(|loss| self.lost.has_room_for(id, *loss));
+        {
+            let _at_the_disk = self.at_the_disk();
+            loss.inspect(|loss| self.lost.mark(id, *loss));
+            flawed.inspect(|flawed| self.aside.take(&path, flawed));
         }
-        live.remove(id);
-        drop(live);
-        let _at_the_disk = self.at_the_disk();
-        self.lost.mark(id);
-        flawed.inspect(|flawed| self.aside.take(&path, flawed));
         self.aside.note_loss(&path);
+        let mut live = lock(&self.live);
+        loss.inspect(|loss| self.lost.note(id, *loss));
+        live.remove(id);
     }
 
+    /// The record of a task that waits for the host, or was told. One that is none is lost.
     pub(super) fn read_untold(&self, id: TaskId) -> Option<TaskRecord> {
         let path = self.untold_file(id);
         match self.examine(&path, id) {
-            Ok(Ok(record)) => Some(record),
-            Ok(Err(flawed)) => {
-                let mut live = lock(&self.live);
-                // Unless it has come to memory, or was put away, meanwhile.
-                match live.places.get(&id) {
-                    Some(Place::Untold) => self.lose(live, id, flawed.as_ref()),
-                    // The host knows how it ended.
-                    Some(Place::Told) => {
-                        live.remove(id);
-                        drop(live);
-                        flawed.inspect(|flawed| self.aside.take(&path, flawed));
-                    }
-                    Some(Place::Whole(_)) | None => {}
-                }
-                None
-            }
+            Ok(Ok(record)) => return Some(record),
+            Ok(Err(_)) => {}
             Err(error) => {
                 log::error!("{error}");
+                return None;
+            }
+        }
+        // Looked at once more with its place in our hands: it may have been mended meanwhile.
+        let entry: Arc<Entry> = Arc::default();
+        let _slot = lock(&entry);
+        let place = {
+            let mut live = lock(&self.live);
+            match live.places.get(&id).cloned() {
+                // It has come to memory, or was put away.
+                Some(Place::Whole(_)) | None => return None,
+                Some(place) => {
+                    live.put(id, Place::Whole(Arc::clone(&entry)));
+                    place
+                }
+            }
+        };
+        match self.examine(&path, id) {
+            Ok(Err(flawed)) if matches!(place, Place::Untold) => {
+                self.lose(id, flawed.as_ref());
                 None
+            }
+            // The host knows how it ended.
+            Ok(Err(flawed)) => {
+                flawed.inspect(|flawed| self.aside.take(&path, flawed));
+                lock(&self.live).remove(id);
+                None
+            }
+            found => {
+                lock(&self.live).put(id, place);
+                found.inspect_err(|error| log::error!("{error}")).ok().and_then(Result::ok)
             }
         }
     }

@@ -48,9 +48,11 @@ impl Table {
             Err(Unread::Missing) => return Ok(()),
             Err(Unread::Flawed(flawed)) => {
                 // First, so that a crash between the two finds the file again.
-                if let (Some(id), Some(loss)) = (id, Loss::by(flawed.flaw)) {
+                if let (Some(id), Some(loss)) = (id, Loss::by(flawed.flaw))
+                    && self.lost.has_room_for(id, loss)
+                {
+                    self.lost.mark(id, loss);
                     self.lost.note(id, loss);
-                    self.lost.mark(id);
                 }
                 self.aside.take(path, &flawed);
                 return Ok(());
