@@ -9,7 +9,7 @@ use crate::model::ids::TaskId;
 use crate::model::placement::{Placement, seat};
 use crate::model::script::WORKING_DIR_DEFAULT;
 use crate::model::settings::Settings;
-use crate::model::task::{ImageSource, LogFiles, Pull, TaskSpec};
+use crate::model::task::{Command, ImageSource, LogFiles, Pull, TaskSpec, Work};
 use crate::model::topology::Topology;
 use crate::ops::network::NetworkFacts;
 use crate::wire::api::fields::{Fields, Invalid};
@@ -93,17 +93,19 @@ pub fn task_spec(
     }
     fields.done(TaskSpec {
         id,
-        command: body.command,
-        arguments: body.arguments,
-        env: body.env_vars,
+        work: Work::Command(Command {
+            command: body.command,
+            arguments: body.arguments,
+            env: body.env_vars,
+            working_dir,
+            logs,
+        }),
         cores: seat.cores,
         memory_bytes,
         gpus,
         placement,
         cpuset: seat.cpuset,
         image,
-        working_dir,
-        logs,
         reserved_ip,
     })
 }
@@ -267,7 +269,7 @@ mod test {
         assert_eq!(spec.id.to_string(), "7");
         assert_eq!(spec.cores.map(|cores| cores.get()), Some(1));
         assert_eq!((spec.memory_bytes, spec.placement), (None, Placement::Anywhere));
-        assert_eq!(spec.working_dir, "/shared");
+        assert_eq!(spec.command().unwrap().working_dir, "/shared");
         assert_eq!(spec.image, ImageSource::Environment("env".into()));
     }
 

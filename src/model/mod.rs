@@ -12,3 +12,4 @@ pub mod subnet;
 pub mod task;
 pub mod time;
 pub mod topology;
+pub mod vps;

@@ -28,6 +28,8 @@ pub enum Wanted {
     Run,
     /// By `/api/kill`.
     Killed,
+    /// By `/api/vps/stop`.
+    Stopped,
     /// The host had ended the task before it ran (design law 6).
     Withdrawn,
 }

@@ -39,6 +39,8 @@ pub struct Settings {
     /// 0 keeps all.
     pub max_snapshots_per_vps: u32,
     pub auto_restore_on_create: bool,
+    /// Ours: the address on which a VPS's port 22 is published; `None` is all (contract 5.4).
+    pub ssh_publish_ip: Option<IpAddr>,
     pub log_level: log::LevelFilter,
     /// `None` logs to stderr.
     pub runner_log_file: Option<PathBuf>,

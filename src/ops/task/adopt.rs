@@ -70,13 +70,15 @@ fn start_unless_it_ran(node: &Arc<Node>, id: TaskId, container: &Container) -> N
     let Some(record) = node.tasks.get(id) else { return Next::Done };
     let owner = Owner::of_image(&container.user, user_shift(node));
     let (node, container) = (Arc::clone(node), container.id.clone());
-    let Some(made) = record.output_made.filter(|_| record.phase == Phase::Starting) else {
+    let logs = record.spec.command().map(|command| command.logs.clone());
+    let made = record.output_made.filter(|_| record.phase == Phase::Starting);
+    let (Some(made), Some(files)) = (made, logs) else {
         return own_and_start(&node, id, container, owner);
     };
     Next::Then(
         Place::Files,
         Box::new(move || {
-            let ran = logs::is_touched(&record.spec.logs, made);
+            let ran = logs::is_touched(&files, made);
             Next::Then(
                 Place::Worker,
                 Box::new(move || match ran {

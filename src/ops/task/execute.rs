@@ -16,7 +16,7 @@ use crate::limits::{PASSWD_BYTES_MAX, TASKS_ACTIVE_MAX, TASKS_UNTOLD_MAX};
 use crate::machine::random::hex_128;
 use crate::model::ids::TaskId;
 use crate::model::phase::{Phase, Wanted};
-use crate::model::task::{ContainerTrace, Report, TaskRecord, TaskSpec};
+use crate::model::task::{Command, ContainerTrace, Report, TaskRecord, TaskSpec};
 use crate::model::time::Stamp;
 use crate::ops::images::{self, ImageFault, ImageReady, ImageResult};
 use crate::ops::{Node, OpError, network};
@@ -123,11 +123,13 @@ fn image_answered(node: &Arc<Node>, id: TaskId, result: ImageResult) -> Next {
         record.times.image_ready.get_or_insert(Stamp::now());
         record.end_is_told = !image.labels.contains_key(EXIT_CODE_LABEL);
         record.notes.extend(note.filter(|note| !record.notes.contains(note)));
-        Some(record.spec.logs.clone())
+        Some(record.spec.command().map(|command| command.logs.clone()))
     });
     // Killed meanwhile: then nothing is made for it any more.
     let Some(files) = noted.flatten() else { return settle(node, id) };
     node.events.note(id, "image_ready");
+    // A VPS has no output files.
+    let Some(files) = files else { return create(node, id, Owner::AsIs, None) };
     let owner = Owner::of_image(&image.user, user_shift(node));
     let node = Arc::clone(node);
     Next::Then(
@@ -173,7 +175,7 @@ fn create(node: &Arc<Node>, id: TaskId, owner: Owner, output_made: Option<Stamp>
 
 /// A network that somebody removed is made again, once.
 fn create_with_network(node: &Node, record: &TaskRecord) -> Result<String, DockerError> {
-    let name = record.spec.id.task_container();
+    let name = record.spec.container_name();
     let body = |facts| create_body(&node.settings, &facts, record);
     let first = node.engine.create_container(&name, &body(network::known_or_ensured(node)?));
     let created = match first {
@@ -216,7 +218,10 @@ fn own_by_name(node: &Arc<Node>, id: TaskId, container: String, name: String) ->
         }
     };
     let owner = Owner::in_passwd(&name, &passwd, user_shift(node));
-    let Some(files) = node.tasks.get(id).map(|record| record.spec.logs) else { return Next::Done };
+    let Some(record) = node.tasks.get(id) else { return Next::Done };
+    let Some(Command { logs: files, .. }) = record.spec.command().cloned() else {
+        return start(node, id, &container);
+    };
     let node = Arc::clone(node);
     Next::Then(
         Place::Files,

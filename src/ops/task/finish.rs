@@ -245,7 +245,7 @@ pub fn container_of(node: &Node, record: &TaskRecord) -> Result<Option<String>, 
         ContainerTrace::None | ContainerTrace::Removed => Ok(None),
         ContainerTrace::Known(container) => Ok(Some(container.clone())),
         ContainerTrace::Possible => {
-            match node.engine.inspect_container(&record.spec.id.task_container()) {
+            match node.engine.inspect_container(&record.spec.container_name()) {
                 Ok(found) => Ok(is_ours(&node.settings, &found.labels).then_some(found.id)),
                 Err(error) if error.is_missing() => Ok(None),
                 Err(error) => Err(error),

@@ -187,7 +187,7 @@ pub fn written(node: &Arc<Node>, id: TaskId, at: Stamp) {
     let look = Box::new(move || {
         let note_output = |record: &TaskRecord| {
             let has_output = |path| fs::metadata(path).is_ok_and(|file| file.len() > 0);
-            let logs = &record.spec.logs;
+            let Some(Command { logs, .. }) = record.spec.command() else { return true };
             let found = has_output(&logs.stdout) || has_output(&logs.stderr);
             if found {
                 owner.tasks.note(id, |record| record.times.first_output.get_or_insert(at).micros());
@@ -200,7 +200,9 @@ pub fn written(node: &Arc<Node>, id: TaskId, at: Stamp) {
         if note_output(&record) {
             return;
         }
-        watch.watch(id, &[&record.spec.logs.stdout, &record.spec.logs.stderr]);
+        if let Some(Command { logs, .. }) = record.spec.command() {
+            watch.watch(id, &[&logs.stdout, &logs.stderr]);
+        }
         // What came in between is seen here; an end in between has not seen the new watch.
         note_output(&record);
         if owner.tasks.get(id).is_none_or(|record| record.phase == Phase::Ended) {

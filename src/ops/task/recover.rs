@@ -66,7 +66,7 @@ pub fn engine_event(node: &Node, event: EngineEvent) {
         EngineEvent::Connected => drop(node.reconcile_wanted.try_send(())),
         EngineEvent::Lost { .. } => {}
         EngineEvent::Ended { name, exit_code, at, labels, .. } => {
-            let id = TaskId::from_task_container(&name);
+            let id = TaskId::from_container(&name);
             let Some(id) = id.filter(|_| is_ours(&node.settings, &labels)) else { return };
             let told = node.tasks.note(id, |record| record.end_is_told).unwrap_or(false);
             let exit = match exit_code.filter(|_| told) {
@@ -100,7 +100,7 @@ pub fn reconcile(node: &Arc<Node>) -> Result<(), DockerError> {
     let label = format!("{LABEL_NODE}={}", node.settings.node_id);
     let mut found: BTreeMap<TaskId, ContainerSummary> = BTreeMap::new();
     for container in node.engine.list_containers(&label)? {
-        let id = container.names.iter().find_map(|name| TaskId::from_task_container(name));
+        let id = container.names.iter().find_map(|name| TaskId::from_container(name));
         match id.filter(|_| is_ours(&node.settings, &container.labels)) {
             Some(id) => {
                 found.insert(id, container);
@@ -224,17 +224,19 @@ pub fn rebuilt(id: TaskId, essentials: Essentials) -> TaskRecord {
     TaskRecord {
         spec: TaskSpec {
             id,
-            command: "(lost with the state directory)".to_owned(),
-            arguments: Vec::new(),
-            env: Vec::new(),
+            work: Work::Command(Command {
+                command: "(lost with the state directory)".to_owned(),
+                arguments: Vec::new(),
+                env: Vec::new(),
+                working_dir: String::new(),
+                logs,
+            }),
             cores: None,
             memory_bytes: None,
             gpus: Vec::new(),
             placement: Placement::Anywhere,
             cpuset: None,
             image,
-            working_dir: String::new(),
-            logs,
             reserved_ip: None,
         },
         phase: Phase::Running,
@@ -246,6 +248,7 @@ pub fn rebuilt(id: TaskId, essentials: Essentials) -> TaskRecord {
         end_is_told: false,
         output_made: None,
         container: ContainerTrace::None,
+        vps: VpsState::default(),
         outcome: None,
         reports: Vec::new(),
         notes: Vec::new(),

@@ -1,0 +1,70 @@
+//! A VPS in Docker: somebody's desk, which runs until it is stopped (contract 1.2, 5.4). `create` makes
+//! it, `stop` ends it, `watch` looks after it between the two; its start takes the steps of every task
+//! (`ops::task::execute`), and so do a kill and a pause.
+
+pub mod container;
+pub mod create;
+pub mod door;
+pub mod stop;
+pub mod watch;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Mutex;
+
+use crossbeam_channel::Sender;
+
+use self::create::Pending;
+use super::OpError;
+use crate::model::ids::TaskId;
+use crate::threads::lock;
+
+/// What the verbs on VPS share beside the records.
+pub struct VpsDesk {
+    /// Callers of creates, until the container runs or can't.
+    creates: Waiting<u16>,
+    /// Callers of stops.
+    stops: Waiting<()>,
+    /// Creates of ids that are being stopped.
+    pending: Mutex<BTreeMap<TaskId, Pending>>,
+    /// Wakes whoever looks at the doors.
+    pub doors_wanted: Sender<()>,
+}
+
+impl VpsDesk {
+    pub fn new(doors_wanted: Sender<()>) -> VpsDesk {
+        VpsDesk {
+            creates: Waiting::default(),
+            stops: Waiting::default(),
+            pending: Mutex::default(),
+            doors_wanted,
+        }
+    }
+
+    /// Asks for a look at the doors that are being prepared; a full queue has one waiting already.
+    fn want_doors(&self) {
+        let _ = self.doors_wanted.try_send(());
+    }
+}
+
+/// Told once what became of what a caller asked for, from whatever thread.
+pub type Told<T> = Box<dyn FnOnce(Result<T, OpError>) + Send>;
+
+/// Callers that wait, by id.
+struct Waiting<T>(Mutex<HashMap<TaskId, Vec<Told<T>>>>);
+
+impl<T> Default for Waiting<T> {
+    fn default() -> Waiting<T> {
+        Waiting(Mutex::default())
+    }
+}
+
+impl<T: Clone> Waiting<T> {
+    fn add(&self, id: TaskId, told: Told<T>) {
+        lock(&self.0).entry(id).or_default().push(told);
+    }
+
+    fn tell(&self, id: TaskId, what: impl Fn() -> Result<T, OpError>) {
+        let waiting = lock(&self.0).remove(&id).unwrap_or_default();
+        waiting.into_iter().for_each(|told| told(what()));
+    }
+}

@@ -1,0 +1,113 @@
+//! Stops a VPS: a snapshot of it if that is wished, then its container goes (contract 1.2, 5.10). The
+//! wish is on disk before anything is done; a kill of ours in between goes on where it was.
+
+use std::sync::Arc;
+
+use super::Told;
+use super::create::go_on;
+use crate::docker::{Removal, Volumes};
+use crate::lanes::{Next, Place};
+use crate::limits::{REMOVE_RETRY_PAUSE, VPS_STOP_GRACE};
+use crate::model::ids::TaskId;
+use crate::model::phase::{Phase, Wanted};
+use crate::model::task::{FinalStatus, Outcome, TaskRecord};
+use crate::model::time::Stamp;
+use crate::ops::task::finish::{clean_up, container_of, end, settle};
+use crate::ops::task::{after, note_refusal, when_the_disk_is_back, when_the_engine_is_back};
+use crate::ops::{Node, OpError, snapshots};
+use crate::store::StoreError;
+
+/// From now on the VPS is to stop; `told` hears when it has.
+///
+/// # Errors
+/// [`OpError::NotKnown`] for an id that is no live VPS.
+pub fn stop(node: &Arc<Node>, id: TaskId, told: Told<()>) -> Result<(), OpError> {
+    let record = node.tasks.get(id).filter(|record| record.spec.vps().is_some());
+    let record = record.filter(|record| record.phase != Phase::Ended);
+    if record.is_none() {
+        return Err(OpError::NotKnown(id));
+    }
+    node.vps.stops.add(id, told);
+    let marked = node.tasks.update(id, |record| {
+        if record.wanted == Wanted::Run {
+            record.wanted = Wanted::Stopped;
+            // The host has said `stopped` itself (contract 3.4).
+            record.reports.clear();
+        }
+        record.phase
+    });
+    match marked {
+        Ok(phase) if phase != Phase::Ended => {
+            node.events.note(id, "stop_wanted");
+            node.lanes.raise(id);
+        }
+        Ok(_) | Err(StoreError::Missing(_)) => node.vps.stops.tell(id, || Ok(())),
+        Err(error) => {
+            node.vps.stops.forget(id);
+            return Err(error.into());
+        }
+    }
+    Ok(())
+}
+
+/// Takes the container down, on the lane.
+pub fn take_down(node: &Arc<Node>, record: &TaskRecord) -> Next {
+    let id = record.spec.id;
+    let container = match container_of(node, record) {
+        Ok(Some(container)) => container,
+        // Already gone counts as stopped.
+        Ok(None) => return stopped(node, id),
+        Err(error) => {
+            note_refusal(id, "its stop", &error);
+            return when_the_engine_is_back(node, id, settle);
+        }
+    };
+    let saves = node.settings.auto_snapshot_on_stop && record.vps.saved_as.is_none();
+    let has_run = record.times.started.is_some();
+    let node = Arc::clone(node);
+    Next::Then(
+        Place::Patient,
+        Box::new(move || {
+            if saves && has_run {
+                save(&node, id);
+            }
+            let gone = node.engine.stop_container(&container, VPS_STOP_GRACE).and_then(|()| {
+                node.engine.remove_container(&container, Removal::Forced, Volumes::Keep)
+            });
+            match gone {
+                Ok(()) => {}
+                Err(error) if error.is_missing() => {}
+                Err(error) => {
+                    note_refusal(id, "its stop", &error);
+                    return after(&node, id, REMOVE_RETRY_PAUSE, settle);
+                }
+            }
+            let owner = Arc::clone(&node);
+            Next::Then(Place::Worker, Box::new(move || stopped(&owner, id)))
+        }),
+    )
+}
+
+/// A snapshot that can't be made does not prevent the stop (contract 5.9).
+fn save(node: &Arc<Node>, id: TaskId) {
+    match snapshots::make(node, id, "before its stop") {
+        Ok(tag) => {
+            node.tasks.note(id, |record| record.vps.saved_as = Some(tag));
+        }
+        Err(error) => log::error!("VPS {id}: no snapshot before its stop: {error}"),
+    }
+}
+
+fn stopped(node: &Arc<Node>, id: TaskId) -> Next {
+    let outcome = Outcome { status: FinalStatus::Stopped, exit_code: None, message: None };
+    match end(node, id, &outcome, Some(Stamp::now())) {
+        Ok(record) => {
+            let next = clean_up(node, &record);
+            node.vps.stops.tell(id, || Ok(()));
+            go_on(node, id);
+            next
+        }
+        Err(StoreError::Missing(_)) => Next::Done,
+        Err(_) => when_the_disk_is_back(node, id, settle),
+    }
+}
