@@ -605,3 +605,27 @@ pub const TERMINAL_START_PATIENCE: Duration = Duration::from_secs(2);
 /// The Engine's answer to an exec's start: somebody sits in front of the screen, and most clients have
 /// given up by then.
 pub const TERMINAL_OPEN_DEADLINE: Duration = Duration::from_secs(10);
+
+// ── VPS ──────────────────────────────────────────────────────────────────────────────────────
+
+/// Creates that wait for a stop of the same id.
+pub const VPS_PENDING_MAX: usize = 64;
+/// The Engine's mapping of port 22 may come a moment after the start (contract 5.4).
+pub const VPS_PORT_TRIES: u32 = 5;
+pub const VPS_PORT_PAUSE: Duration = Duration::from_millis(500);
+/// Between SIGTERM and SIGKILL (contract 5.10).
+pub const VPS_STOP_GRACE: Duration = Duration::from_secs(10);
+/// The host gives up a stop after 30 s (contract 4).
+pub const VPS_STOP_PATIENCE: Duration = Duration::from_secs(25);
+/// A container that the Engine restarts, or is asked to start, is looked at again.
+pub const VPS_LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Between an end that nobody asked for and our start; doubled with each.
+pub const VPS_RESTART_PAUSE_MIN: Duration = Duration::from_secs(1);
+pub const VPS_RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How often a port is tried while sshd is set up, how long each time, and when it is given up: a
+/// package manager over a slow line.
+pub const VPS_DOOR_EVERY: Duration = Duration::from_millis(500);
+pub const VPS_DOOR_PATIENCE: Duration = Duration::from_secs(1);
+pub const VPS_DOOR_SILENT_AFTER: Duration = Duration::from_secs(900);
+/// A commit of a large container to a slow disk.
+pub const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(3600);

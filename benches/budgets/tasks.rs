@@ -140,7 +140,8 @@ impl Bench {
         let id = unique_id();
         let execute = self.runner.execute_body(&self.environment, id, COMMAND);
         let record = record(&self.settings, &execute);
-        std::fs::create_dir_all(&record.spec.logs.directory).expect("a directory");
+        let logs = &record.spec.command().expect("a command").logs;
+        std::fs::create_dir_all(&logs.directory).expect("a directory");
         let name = container(id);
         let body = create_body(&self.settings, &facts(&self.settings), &record);
         let body = serde_json::to_value(body).expect("JSON");

@@ -61,6 +61,7 @@ fn status(error: &OpError) -> u16 {
         OpError::Store(error) if error.is_for_want_of_room() => 503,
         OpError::LocalTempMissing(_)
         | OpError::NoWatch(_)
+        | OpError::VpsFailed { .. }
         | OpError::NoWayIn { .. }
         | OpError::Docker(_)
         | OpError::Image(_)

@@ -10,6 +10,7 @@ pub mod spec;
 pub mod task_view;
 pub mod tasks;
 pub mod terminal;
+pub mod vps;
 pub mod watch;
 
 use crate::limits::{EXECUTE_BODY_BYTES_MAX, WRITE_BODY_BYTES_MAX};
@@ -24,6 +25,11 @@ pub static ROUTES: &[Route<Node>] = &[
     post("/api/kill", tasks::kill).urgent(),
     post("/api/pause", tasks::pause),
     post("/api/resume", tasks::resume),
+    // contract 1.2
+    post("/api/vps/create", vps::create).slow(),
+    post("/api/vps/stop/{task_id}", vps::stop).slow(),
+    post("/api/vps/pause/{task_id}", vps::pause),
+    post("/api/vps/resume/{task_id}", vps::resume),
     // contract 1.5
     get("/api/docker/images", images::list).slow(),
     post("/api/docker/sync/{name}", images::sync).slow(),

@@ -37,6 +37,7 @@ mod lines;
 mod memory;
 mod names;
 mod networks;
+mod snapshots;
 mod socket;
 mod turn;
 

@@ -40,10 +40,7 @@ impl Engine {
     }
 
     /// The images that have a name in `repository`.
-    pub fn list_images_of(
-        &self,
-        repository: &str,
-    ) -> Result<Vec<wire::ImageSummary>, DockerError> {
+    pub fn list_images_of(&self, repository: &str) -> Result<Vec<wire::ImageSummary>, DockerError> {
         let wanted = filters(&[("reference", vec![repository])].into());
         self.ask(&Ask::get("list images", format!("/images/json?filters={wanted}")))?.json()
     }

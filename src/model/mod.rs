@@ -13,3 +13,4 @@ pub mod task;
 pub mod time;
 pub mod topology;
 pub mod vps;
+pub mod vps_script;

@@ -104,6 +104,7 @@ impl Default for Settings {
             auto_snapshot_on_stop: true,
             max_snapshots_per_vps: 3,
             auto_restore_on_create: true,
+            ssh_publish_ip: None,
             log_level: log::LevelFilter::Info,
             runner_log_file: None,
             vm_images_dir: "/var/lib/kohakuriver/vm-images".into(),

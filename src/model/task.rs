@@ -40,7 +40,9 @@ pub struct TaskSpec {
 #[serde(untagged)]
 pub enum Work {
     /// Runs until it is stopped: somebody's desk.
-    Vps { vps: Vps },
+    Vps {
+        vps: Vps,
+    },
     Command(Command),
 }
 
@@ -287,11 +289,11 @@ impl TaskRecord {
         }
     }
 
-    /// Ends the task. A killed task tells the host nothing more (contract rule 8); any other queues
-    /// its final and drops what the final makes stale (design law 6).
+    /// Ends the task. A killed task tells the host nothing more (contract rule 8), nor does a VPS that
+    /// was stopped (contract 3.4); any other queues its final and drops what the final makes stale (design law 6).
     pub fn end(&mut self, outcome: Outcome, exited: Option<Stamp>, now: Stamp, has_host: bool) {
         self.reports.clear();
-        if has_host && outcome.status != FinalStatus::Killed {
+        if has_host && outcome.status != FinalStatus::Killed && self.wanted != Wanted::Stopped {
             self.reports.push(Report::Final);
         }
         self.phase = Phase::Ended;

@@ -220,7 +220,10 @@ mod test {
     fn key_is_taken_with_and_without_a_comment() {
         assert_eq!(PublicKey::parse(ED25519).unwrap().as_str(), ED25519);
         let text = format!("  {ED25519}  me@home it's  mine\n");
-        assert_eq!(PublicKey::parse(&text).unwrap().as_str(), format!("{ED25519} me@home it's mine"));
+        assert_eq!(
+            PublicKey::parse(&text).unwrap().as_str(),
+            format!("{ED25519} me@home it's mine")
+        );
     }
 
     #[test]

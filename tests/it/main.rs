@@ -72,6 +72,7 @@ mod terminal;
 /// The terminal row on real containers.
 mod terminal_rows;
 /// Watch sessions: what a peer hears of files, and what is left when it goes.
+mod vps;
 mod watch;
 /// The watch row on real containers.
 mod watch_rows;

@@ -22,7 +22,8 @@ use crate::threads::lock;
 
 /// A container of the task's name exists, or may: take it over if it is ours, and go on.
 pub fn adopt(node: &Arc<Node>, id: TaskId) -> Next {
-    let container = match node.engine.inspect_container(&id.task_container()) {
+    let Some(record) = node.tasks.get(id) else { return Next::Done };
+    let container = match node.engine.inspect_container(&record.spec.container_name()) {
         Ok(container) => container,
         Err(error) if error.is_missing() => return create_again(node, id),
         // It may run: no answer to a question ends a task.
@@ -36,7 +37,7 @@ pub fn adopt(node: &Arc<Node>, id: TaskId) -> Next {
         if disowned.is_err() {
             return when_the_disk_is_back(node, id, begin);
         }
-        let name = id.task_container();
+        let name = record.spec.container_name();
         let message = format!("a container {name} that is not ours is in the way: remove it");
         return refuse(node, id, failed(message));
     }

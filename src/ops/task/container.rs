@@ -73,7 +73,9 @@ fn command_body(
     env.extend(base.env);
     // This task's directory alone: a task must not read another's output (design D5).
     let mut host_config = base.host_config;
-    host_config.mounts.insert(1, bind(&logs.directory, &format!("{LOGS_MOUNT}/{}", spec.id), false));
+    host_config
+        .mounts
+        .insert(1, bind(&logs.directory, &format!("{LOGS_MOUNT}/{}", spec.id), false));
     CreateContainer {
         cmd: vec!["/bin/sh".into(), "-c".into(), script],
         env,

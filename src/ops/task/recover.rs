@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use log::Level;
 
-use super::container::{Essentials, LABEL_NODE, is_ours};
+use super::container::{EssentialWork, Essentials, LABEL_NODE, is_ours};
 use super::execute::post_start;
 use super::lost;
 use crate::docker::{ContainerState, ContainerSummary, DockerError, EngineEvent, Removal, Volumes};
@@ -14,7 +14,8 @@ use crate::metrics;
 use crate::model::ids::TaskId;
 use crate::model::phase::{Phase, Wanted};
 use crate::model::placement::Placement;
-use crate::model::task::{ContainerTrace, Report, TaskRecord, TaskSpec, Times};
+use crate::model::task::{Command, ContainerTrace, Report, TaskRecord, TaskSpec, Times, Work};
+use crate::model::vps::VpsState;
 use crate::ops::node::Exit;
 use crate::ops::{Node, network};
 use crate::threads::lock;
@@ -162,7 +163,9 @@ pub fn nudge(node: &Arc<Node>, stand: &Stand) {
         node.outbox.notify(id);
     }
     match (stand.phase, stand.wanted) {
-        (Phase::Ended, _) | (_, Wanted::Killed | Wanted::Withdrawn) => node.lanes.raise(id),
+        (Phase::Ended, _) | (_, Wanted::Killed | Wanted::Stopped | Wanted::Withdrawn) => {
+            node.lanes.raise(id)
+        }
         (Phase::Accepted | Phase::Creating | Phase::Starting, Wanted::Run) => {
             if node.lanes.holds(id) {
                 // It may pause until the Engine is back, which it is.
@@ -220,17 +223,20 @@ fn take_in(node: &Arc<Node>, id: TaskId, container: &ContainerSummary) {
 /// The record of a task whose state directory is gone. It runs, or has run, so it can only be
 /// watched and reported.
 pub fn rebuilt(id: TaskId, essentials: Essentials) -> TaskRecord {
-    let Essentials { accepted, image, logs } = essentials;
+    let Essentials { accepted, image, work } = essentials;
     TaskRecord {
         spec: TaskSpec {
             id,
-            work: Work::Command(Command {
-                command: "(lost with the state directory)".to_owned(),
-                arguments: Vec::new(),
-                env: Vec::new(),
-                working_dir: String::new(),
-                logs,
-            }),
+            work: match work {
+                EssentialWork::Vps { vps } => Work::Vps { vps },
+                EssentialWork::Command { logs } => Work::Command(Command {
+                    command: "(lost with the state directory)".to_owned(),
+                    arguments: Vec::new(),
+                    env: Vec::new(),
+                    working_dir: String::new(),
+                    logs,
+                }),
+            },
             cores: None,
             memory_bytes: None,
             gpus: Vec::new(),

@@ -32,17 +32,19 @@ pub fn create_body(
         host_ip: settings.ssh_publish_ip.map(|ip| ip.to_string()).unwrap_or_default(),
         ..PortBinding::default()
     };
+    let bindings = match has_port {
+        true => BTreeMap::from([(SSH_PORT.into(), vec![published])]),
+        false => BTreeMap::new(),
+    };
     CreateContainer {
         cmd: vec!["/bin/sh".into(), "-c".into(), setup_script(&vps.login)],
         working_dir: Some(WORKING_DIR_DEFAULT.into()),
         // sshd takes root; a desk without one is whoever the image says.
         user: has_port.then(|| "0".into()),
-        exposed_ports: has_port.then(|| (SSH_PORT.into(), Nothing {})).into_iter().collect(),
+        exposed_ports: bindings.keys().map(|port: &String| (port.clone(), Nothing {})).collect(),
         host_config: HostConfig {
             restart_policy: RestartPolicy { name: "unless-stopped".into(), maximum_retry_count: 0 },
-            port_bindings: has_port
-                .then(|| BTreeMap::from([(SSH_PORT.into(), vec![published])]))
-                .unwrap_or_default(),
+            port_bindings: bindings,
             ..base.host_config
         },
         ..base

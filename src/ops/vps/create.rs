@@ -3,20 +3,22 @@
 
 use std::sync::Arc;
 
-use super::container::{SSH_PORT, login_of};
 use super::Told;
+use super::container::{SSH_PORT, login_of};
 use crate::docker::Container;
 use crate::lanes::Next;
 use crate::limits::{VPS_PENDING_MAX, VPS_PORT_PAUSE, VPS_PORT_TRIES};
 use crate::machine::random::hex_128;
 use crate::model::ids::TaskId;
 use crate::model::phase::{Phase, Wanted};
+use crate::model::placement::Placement;
 use crate::model::task::{ImageSource, Outcome, Pull, Report, TaskRecord, TaskSpec, Work};
 use crate::model::time::Stamp;
 use crate::model::vps::{Door, Login, Vps};
 use crate::ops::task::execute::{begin, check_room, image_step, post_start};
 use crate::ops::task::finish::settle;
-use crate::ops::task::{after, note_refusal, when_the_disk_is_back, when_the_engine_is_back};
+use crate::ops::task::outcome::failed;
+use crate::ops::task::{note_refusal, when_the_disk_is_back, when_the_engine_is_back};
 use crate::ops::{Node, OpError, snapshots};
 use crate::store::StoreError;
 use crate::threads::lock;
@@ -86,6 +88,32 @@ pub fn go_on(node: &Arc<Node>, id: TaskId) {
         return told(Err(error));
     }
     node.vps.creates.add(id, told);
+}
+
+/// A create that makes no sense has ended before it began: the host is told why.
+pub fn reject(node: &Arc<Node>, id: TaskId, why: &str) {
+    if node.host.is_none() || node.tasks.find(id).is_ok() {
+        return;
+    }
+    let spec = TaskSpec {
+        id,
+        work: Work::Vps { vps: Vps { login: Login::Disabled, is_remembered: false } },
+        cores: None,
+        memory_bytes: None,
+        gpus: Vec::new(),
+        placement: Placement::Anywhere,
+        cpuset: None,
+        image: ImageSource::Registry("(never asked for)".to_owned(), Pull::Never),
+        reserved_ip: None,
+    };
+    let mut record = TaskRecord::accepted(spec, Stamp::now(), None, String::new(), Vec::new());
+    record.end(failed(why.to_owned()), None, Stamp::now(), true);
+    if let Err(error) = node.tasks.insert(record) {
+        log::warn!("VPS {id}: refused ({why}), and the host is not told: {error}");
+        return;
+    }
+    node.outbox.notify(id);
+    node.lanes.raise(id);
 }
 
 /// A restart by the host says `none` whatever the VPS was: what the first create said counts.

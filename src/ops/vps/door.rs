@@ -26,10 +26,10 @@ pub fn look(node: &Arc<Node>) -> bool {
         }
         let address = node.settings.ssh_publish_ip.filter(|ip| !ip.is_unspecified());
         let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let waited = Stamp::now().seconds_since(since);
+        let waited = Stamp::now().since(since);
         match banner(SocketAddr::new(address, port)) {
             Ok(()) => becomes(node, id, since, Door::Open),
-            Err(_) if waited > VPS_DOOR_SILENT_AFTER.as_secs_f64() => {
+            Err(_) if waited > VPS_DOOR_SILENT_AFTER => {
                 becomes(node, id, since, Door::Silent);
             }
             Err(error) => {

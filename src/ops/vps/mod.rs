@@ -9,13 +9,18 @@ pub mod stop;
 pub mod watch;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::Sender;
 
 use self::create::Pending;
-use super::OpError;
+use super::node::Exit;
+use super::task::outcome::{killed, withdrawn};
+use super::{Node, OpError};
+use crate::lanes::Next;
 use crate::model::ids::TaskId;
+use crate::model::phase::Wanted;
+use crate::model::task::TaskRecord;
 use crate::threads::lock;
 
 /// What the verbs on VPS share beside the records.
@@ -58,9 +63,24 @@ impl<T> Default for Waiting<T> {
     }
 }
 
+/// Does whatever the state of a VPS asks for, on its lane; see [`super::task::finish::settle`].
+pub fn settle(node: &Arc<Node>, record: &TaskRecord, exit: Option<Exit>) -> Next {
+    match (record.wanted, exit) {
+        (Wanted::Run, None) => Next::Done,
+        (Wanted::Run, Some(exit)) => watch::ended(node, record, exit),
+        (Wanted::Stopped, _) => stop::take_down(node, record),
+        (Wanted::Killed, _) => stop::kill(node, record, killed(None)),
+        (Wanted::Withdrawn, _) => stop::kill(node, record, withdrawn()),
+    }
+}
+
 impl<T: Clone> Waiting<T> {
     fn add(&self, id: TaskId, told: Told<T>) {
         lock(&self.0).entry(id).or_default().push(told);
+    }
+
+    fn forget(&self, id: TaskId) {
+        lock(&self.0).remove(&id);
     }
 
     fn tell(&self, id: TaskId, what: impl Fn() -> Result<T, OpError>) {

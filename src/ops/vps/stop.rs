@@ -17,16 +17,18 @@ use crate::ops::task::{after, note_refusal, when_the_disk_is_back, when_the_engi
 use crate::ops::{Node, OpError, snapshots};
 use crate::store::StoreError;
 
-/// From now on the VPS is to stop; `told` hears when it has.
+/// Whether there is something to stop.
 ///
 /// # Errors
 /// [`OpError::NotKnown`] for an id that is no live VPS.
-pub fn stop(node: &Arc<Node>, id: TaskId, told: Told<()>) -> Result<(), OpError> {
+pub fn can_stop(node: &Node, id: TaskId) -> Result<(), OpError> {
     let record = node.tasks.get(id).filter(|record| record.spec.vps().is_some());
-    let record = record.filter(|record| record.phase != Phase::Ended);
-    if record.is_none() {
-        return Err(OpError::NotKnown(id));
-    }
+    let is_there = record.is_some_and(|record| record.phase != Phase::Ended);
+    if is_there { Ok(()) } else { Err(OpError::NotKnown(id)) }
+}
+
+/// From now on the VPS is to stop; `told` hears when it has.
+pub fn stop(node: &Arc<Node>, id: TaskId, told: Told<()>) {
     node.vps.stops.add(id, told);
     let marked = node.tasks.update(id, |record| {
         if record.wanted == Wanted::Run {
@@ -43,11 +45,34 @@ pub fn stop(node: &Arc<Node>, id: TaskId, told: Told<()>) -> Result<(), OpError>
         }
         Ok(_) | Err(StoreError::Missing(_)) => node.vps.stops.tell(id, || Ok(())),
         Err(error) => {
-            node.vps.stops.forget(id);
-            return Err(error.into());
+            log::error!("VPS {id}: its stop: {error}");
+            node.vps.stops.tell(id, || {
+                Err(OpError::VpsFailed {
+                    id,
+                    why: format!("its stop could not be recorded: {error}"),
+                })
+            });
         }
     }
-    Ok(())
+}
+
+/// Ends the VPS at once and leaves nothing of its container.
+pub fn kill(node: &Arc<Node>, record: &TaskRecord, outcome: Outcome) -> Next {
+    let id = record.spec.id;
+    let removed = match container_of(node, record) {
+        Ok(Some(container)) => {
+            node.engine.remove_container(&container, Removal::Forced, Volumes::Remove)
+        }
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if !error.is_missing() => {
+            note_refusal(id, "its kill", &error);
+            when_the_engine_is_back(node, id, settle)
+        }
+        _ => finished(node, id, &outcome),
+    }
 }
 
 /// Takes the container down, on the lane.
@@ -100,7 +125,11 @@ fn save(node: &Arc<Node>, id: TaskId) {
 
 fn stopped(node: &Arc<Node>, id: TaskId) -> Next {
     let outcome = Outcome { status: FinalStatus::Stopped, exit_code: None, message: None };
-    match end(node, id, &outcome, Some(Stamp::now())) {
+    finished(node, id, &outcome)
+}
+
+fn finished(node: &Arc<Node>, id: TaskId, outcome: &Outcome) -> Next {
+    match end(node, id, outcome, Some(Stamp::now())) {
         Ok(record) => {
             let next = clean_up(node, &record);
             node.vps.stops.tell(id, || Ok(()));

@@ -48,7 +48,9 @@ pub fn ended(node: &Arc<Node>, record: &TaskRecord, exit: Exit) -> Next {
         };
     }
     match container.state {
-        ContainerState::Running | ContainerState::Paused => runs_again(node, record, &container, exit),
+        ContainerState::Running | ContainerState::Paused => {
+            runs_again(node, record, &container, exit)
+        }
         // The Engine has taken it in hand.
         ContainerState::Restarting | ContainerState::Removing => {
             after(node, id, VPS_LOOK_AGAIN, settle)
@@ -152,7 +154,8 @@ pub fn look_at_the_port(
 fn start_again(node: &Arc<Node>, record: &TaskRecord, container: &Container) -> Next {
     let id = record.spec.id;
     let ended = container.finished_at.map_or_else(Stamp::now, Stamp::from);
-    let last = LastEnd { exit_code: container.exit_code, oom_killed: container.oom_killed, at: ended };
+    let last =
+        LastEnd { exit_code: container.exit_code, oom_killed: container.oom_killed, at: ended };
     let noted = node.tasks.update(id, |record| {
         if record.vps.last_end.as_ref() != Some(&last) {
             record.vps.restarts += 1;
@@ -167,9 +170,9 @@ fn start_again(node: &Arc<Node>, record: &TaskRecord, container: &Container) -> 
     };
     let pause = VPS_RESTART_PAUSE_MIN * 2_u32.saturating_pow(restarts.saturating_sub(1).min(16));
     let pause = pause.min(VPS_RESTART_PAUSE_MAX);
-    let since = Stamp::now().seconds_since(ended);
-    if since < pause.as_secs_f64() {
-        return after(node, id, pause.mul_f64(1.0 - since / pause.as_secs_f64()), settle);
+    let rest = pause.saturating_sub(Stamp::now().since(ended));
+    if !rest.is_zero() {
+        return after(node, id, rest, settle);
     }
     log::warn!("VPS {id}: its container had ended (exit code {}); starting it", last.exit_code);
     match node.engine.start_container(&container.id) {
