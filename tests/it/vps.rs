@@ -8,7 +8,7 @@ use crate::kit::{
 };
 
 /// A create as the host sends it.
-fn body(id: u64, of: &str, more: Value) -> Value {
+pub fn body(id: u64, of: &str, more: Value) -> Value {
     let body = json!({
         "task_id": id.to_string(), "required_cores": 1, "required_gpus": [],
         "required_memory_bytes": null, "target_numa_node_id": null, "container_name": null,
@@ -18,21 +18,21 @@ fn body(id: u64, of: &str, more: Value) -> Value {
     with(body, more)
 }
 
-fn create(daemon: &Daemon, body: &Value) -> Response {
+pub fn create(daemon: &Daemon, body: &Value) -> Response {
     daemon.post("/api/vps/create", body)
 }
 
-fn container(id: u64) -> String {
+pub fn container(id: u64) -> String {
     format!("kohakuriver-vps-{id}")
 }
 
 /// Leaves nothing behind, whatever the test did.
-struct Vps {
-    id: u64,
+pub struct Vps {
+    pub id: u64,
 }
 
 impl Vps {
-    fn new() -> Vps {
+    pub fn new() -> Vps {
         Vps { id: unique_id() }
     }
 }
