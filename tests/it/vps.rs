@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::kit::{
-    Daemon, FakeHost, Response, SOON, container_exists, docker, image, inspect, unique_id,
-    wait_until, with,
+    Daemon, FakeHost, Response, SOON, api, container_exists, docker, image, inspect,
+    remove_container, unique_id, wait_until, with,
 };
 
 /// A create as the host sends it.
@@ -39,9 +39,13 @@ impl Vps {
 
 impl Drop for Vps {
     fn drop(&mut self) {
-        let images = docker(&["images", "-q", &format!("kohakuriver-snapshot/vps-{}", self.id)]);
+        remove_container(&container(self.id));
+        let wanted = format!("reference=kohakuriver-snapshot/vps-{}", self.id);
+        let images =
+            docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", &wanted]);
         for image in images.lines() {
-            docker(&["rmi", "-f", image]);
+            // One that somebody uses stays, and must not fail a test that has failed already.
+            let _ = api("DELETE", &format!("/images/{image}?force=true"), None);
         }
     }
 }
