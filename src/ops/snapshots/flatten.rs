@@ -132,13 +132,18 @@ fn remove_passing(engine: &Engine, name: &str) -> Result<(), DockerError> {
 }
 
 /// Removes what an earlier run of ours left half-way, once.
-///
-/// # Errors
-/// The Engine does not tell what there is.
-pub fn sweep(node: &Arc<Node>) -> Result<(), DockerError> {
+pub fn sweep_soon(node: &Arc<Node>) {
     if node.vps.is_swept.load(Ordering::Relaxed) {
-        return Ok(());
+        return;
     }
+    super::off_lane(node, |node| match sweep(node) {
+        Ok(()) => node.vps.is_swept.store(true, Ordering::Relaxed),
+        // Looked at again with the next reconciliation.
+        Err(error) => log::debug!("what unfinished copies of snapshots left: {error}"),
+    });
+}
+
+fn sweep(node: &Node) -> Result<(), DockerError> {
     let engine = &node.engine;
     for container in engine.list_containers(LABEL_PASSING)? {
         let is_named = |name: &String| name.trim_start_matches('/').starts_with(NAME_PASSING);
@@ -159,7 +164,6 @@ pub fn sweep(node: &Arc<Node>) -> Result<(), DockerError> {
             report(engine.remove_image(&image.id));
         }
     }
-    node.vps.is_swept.store(true, Ordering::Relaxed);
     Ok(())
 }
 

@@ -73,14 +73,8 @@ pub fn create(node: &Arc<Node>, id: TaskId, message: Option<String>, told: Told<
     };
     let owner = Arc::clone(node);
     let job = move || {
-        let making = Making::begin(&owner, id);
         let message = message.unwrap_or_else(|| format!("snapshot of VPS {id}"));
-        let made = commit(&owner, id, &message, &making, false);
-        if let Ok(tag) = &made {
-            tidy(&owner, id, tag, &making);
-        }
-        drop(making);
-        told(made);
+        told(container(&owner, id).and_then(|found| make(&owner, id, &found, &message)));
         Next::Done
     };
     let order = Box::new(move || Next::Then(Place::Patient, Box::new(job)));
@@ -91,16 +85,38 @@ pub fn create(node: &Arc<Node>, id: TaskId, message: Option<String>, told: Told<
     }
 }
 
+fn container(node: &Node, id: TaskId) -> Result<String, OpError> {
+    let record = node.tasks.get(id).filter(|record| record.phase != Phase::Ended);
+    let container = container_of(node, &record.ok_or(OpError::NotKnown(id))?)?;
+    container.ok_or_else(|| no_snapshot(id, "it has no container"))
+}
+
+/// Makes one of this container, and gives its tag. On the VPS's lane, on a patient thread.
+///
+/// # Errors
+/// The Engine could not, or a kill came.
+pub fn make(
+    node: &Arc<Node>,
+    id: TaskId,
+    container: &str,
+    message: &str,
+) -> Result<String, OpError> {
+    let making = Making::begin(node, id);
+    let tag = commit(node, id, container, message, &making, false)?;
+    tidy(node, id, &tag, &making);
+    Ok(tag)
+}
+
 /// The snapshot of a stop, after which the container is removed: of an Engine that breaks it off it is
 /// wanted again. One that can't be made does not prevent the stop (contract 5.9).
-pub fn save_before_stop(node: &Arc<Node>, id: TaskId, making: &Making) {
+pub fn save_before_stop(node: &Node, id: TaskId, container: &str, making: &Making) {
     let mut tries = 0;
     while !making.is_cut() {
         if is_saved(node, id) {
             return;
         }
         tries += 1;
-        let error = match commit(node, id, "before its stop", making, true) {
+        let error = match commit(node, id, container, "before its stop", making, true) {
             Ok(tag) => return saved(node, id, tag),
             Err(error) => error,
         };
@@ -149,17 +165,13 @@ fn engine_comes_back(node: &Node, making: &Making) -> bool {
 fn commit(
     node: &Node,
     id: TaskId,
+    container: &str,
     message: &str,
     making: &Making,
     is_of_stop: bool,
 ) -> Result<String, OpError> {
     let record = node.tasks.get(id).ok_or(OpError::NotKnown(id))?;
-    if record.phase == Phase::Ended {
-        return Err(OpError::NotKnown(id));
-    }
-    let container = container_of(node, &record)?;
-    let container = container.ok_or_else(|| no_snapshot(id, "it has no container"))?;
-    let base_bytes = base_bytes(node, &container)?;
+    let base_bytes = base_bytes(node, container)?;
     let timestamp = timestamp(node, &record)?;
     let tag = tag_of(id, timestamp);
     let begun = node.tasks.update(id, |record| {
@@ -182,7 +194,7 @@ fn commit(
     };
     let began = Instant::now();
     let (deadline, stop) = (making.deadline(), making.stop());
-    node.engine.commit_container(&container, commit, deadline, stop).map_err(|error| {
+    node.engine.commit_container(container, commit, deadline, stop).map_err(|error| {
         let is_killed = node.tasks.get(id).is_none_or(|record| record.wanted == Wanted::Killed);
         match error {
             DockerError::Stopped { .. } if is_killed => no_snapshot(id, "it was killed meanwhile"),

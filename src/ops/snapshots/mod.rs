@@ -8,8 +8,8 @@ mod make;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use flatten::sweep;
-pub use make::{Making, create, prune_soon, save_before_stop, tidy};
+pub use flatten::sweep_soon;
+pub use make::{Making, create, make, prune_soon, save_before_stop, tidy};
 
 use super::{Node, OpError};
 use crate::docker::{DockerError, ImageSummary};

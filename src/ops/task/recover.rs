@@ -113,7 +113,7 @@ pub fn reconcile(node: &Arc<Node>) -> Result<(), DockerError> {
         compare(node, stand, found.remove(&stand.id).as_ref());
     }
     remind(node);
-    snapshots::sweep(node)?;
+    snapshots::sweep_soon(node);
     // None of those with a container: they are rebuilt from it.
     let lost = node.tasks.lost().into_iter().filter(|id| !found.contains_key(id));
     lost.for_each(|id| lost::end(node, id));

@@ -96,7 +96,7 @@ pub fn take_down(node: &Arc<Node>, record: &TaskRecord) -> Next {
         Box::new(move || {
             let making = Making::begin(&node, id);
             if wants && has_run {
-                snapshots::save_before_stop(&node, id, &making);
+                snapshots::save_before_stop(&node, id, &container, &making);
             }
             // Killed meanwhile; or our own end, and the next run goes on with what was saved.
             if making.is_cut() {
