@@ -73,6 +73,8 @@ mod terminal;
 mod terminal_rows;
 /// Watch sessions: what a peer hears of files, and what is left when it goes.
 mod vps;
+/// A real `ssh` that logs into VPS, and into those that the host restarts.
+mod vps_ssh;
 mod watch;
 /// The watch row on real containers.
 mod watch_rows;

@@ -37,7 +37,7 @@ pub fn create_body(
         false => BTreeMap::new(),
     };
     CreateContainer {
-        cmd: vec!["/bin/sh".into(), "-c".into(), setup_script(&vps.login)],
+        cmd: vec!["/bin/sh".into(), "-c".into(), setup_script(record.spec.id, &vps.login)],
         working_dir: Some(WORKING_DIR_DEFAULT.into()),
         // sshd takes root; a desk without one is whoever the image says.
         user: has_port.then(|| "0".into()),
