@@ -32,7 +32,10 @@ fn key_lets_its_owner_in_and_nobody_else() {
         assert_eq!(port, mapped(&vps));
         assert_eq!(host.wait_status(vps.id, "running", SOON).ssh_port, Some(i64::from(port)));
         vps.wait_open(&daemon);
-        assert_eq!(said(&key.ssh(port, "id -un; cat /root/.ssh/authorized_keys")), format!("root\n{}", key.public()));
+        assert_eq!(
+            said(&key.ssh(port, "id -un; cat /root/.ssh/authorized_keys")),
+            format!("root\n{}", key.public())
+        );
         assert_refused(&other.ssh(port, "id"));
         assert_refused(&ssh_without_a_key(port, "id"));
         assert_eq!(host.accepted_of(vps.id), ["pending", "running"]);
@@ -119,13 +122,20 @@ fn package_manager_without_a_network_is_told_as_a_failure_in_time() {
     let host = FakeHost::start();
     let daemon = node_of(&host);
     let vps = Vps::new();
+    // An address that nobody has (RFC 5737), whose packets may be dropped without a word.
+    let sources = "echo 'deb http://192.0.2.1/debian bookworm main' >/etc/apt/sources.list";
+    let variant = Variant::of("debian-repo", &format!("RUN {sources}"));
     let since = Instant::now();
-    vps.create_with(&daemon, "debian", "none", None);
-    let told = host.wait_final(vps.id, SOON * 6);
+    let more = json!({ "registry_image": variant.0, "ssh_key_mode": "none" });
+    vps.create(&daemon, "debian-repo", more).expect(200);
+    let told = host.wait_final(vps.id, SOON * 8);
     eprintln!("told after {:?}: {:?}", since.elapsed(), told.message);
     assert_eq!(told.status, "failed");
     let message = told.message.unwrap();
-    assert!(message.contains("could not be installed") && message.contains("openssh-server"), "{message}");
+    assert!(
+        message.contains("could not be installed") && message.contains("openssh-server"),
+        "{message}"
+    );
     assert!(wait_until(SOON, || !container_exists(&vps.container())));
 }
 
@@ -227,11 +237,13 @@ fn restart(daemon: &mut Daemon, vps: &Vps, left: Left) -> u16 {
 /// The same files without a label of ours.
 #[track_caller]
 fn bare(vps: &Vps) {
-    let tags = docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", &vps.snapshot_repository()]);
+    let tags =
+        docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", &vps.snapshot_repository()]);
     let tag = tags.lines().next().expect("a snapshot").to_owned();
     let name = test_name("bare");
     docker(&["create", "--name", &name, &tag]);
-    let unlabelled = ["LABEL river-runner.login=", "LABEL river-runner.record=", "LABEL kohakuriver.node="];
+    let unlabelled =
+        ["LABEL river-runner.login=", "LABEL river-runner.record=", "LABEL kohakuriver.node="];
     let mut commit = vec!["commit"];
     unlabelled.iter().for_each(|change| commit.extend(["--change", change]));
     commit.extend([name.as_str(), tag.as_str()]);
@@ -248,7 +260,10 @@ fn restart_by_the_host_keeps_a_key_and_the_keys_that_were_added() {
         let vps = Vps::new();
         let port = vps.create_with(&daemon, "debian-ssh", "upload", Some(&key.public()));
         vps.wait_open(&daemon);
-        said(&key.ssh(port, &format!("echo '{}' >>.ssh/authorized_keys; echo mine >file; sync", added.public())));
+        said(&key.ssh(
+            port,
+            &format!("echo '{}' >>.ssh/authorized_keys; echo mine >file; sync", added.public()),
+        ));
         let port = restart(&mut daemon, &vps, left);
         assert_eq!(port, mapped(&vps));
         vps.wait_open(&daemon);
@@ -318,14 +333,38 @@ fn vps_of_another_runner_keeps_its_own_rules() {
     let daemon = Daemon::start();
     let key = SshKey::new("me");
     let write = format!("mkdir -p /root/.ssh; echo '{}' >/root/.ssh/authorized_keys", key.public());
-    let with_key = format!("printf 'PasswordAuthentication no\\nPermitRootLogin yes\\n' >>/etc/ssh/sshd_config; {write}");
+    let with_key = format!(
+        "printf 'PasswordAuthentication no\\nPermitRootLogin yes\\n' >>/etc/ssh/sshd_config; {write}"
+    );
     let none = "printf 'PasswordAuthentication yes\\nPermitRootLogin yes\\nPermitEmptyPasswords yes\\n' >>/etc/ssh/sshd_config; passwd -d root";
     for (setup, is_open) in [(with_key.as_str(), false), (none, true)] {
         let vps = Vps::new();
         let name = test_name("reference");
-        docker(&["run", "-d", "--name", &name, "-p", "22", &image("debian-ssh"), "sh", "-c", &format!("{setup}; exec sleep 600")]);
-        let written = || docker(&["exec", &name, "sh", "-c", "tail -n 1 /etc/ssh/sshd_config; cat /root/.ssh/authorized_keys || grep root:: /etc/shadow || true"]);
-        assert!(wait_until(SOON, || { let all = written(); all.contains("Permit") && all.lines().count() > 1 }));
+        docker(&[
+            "run",
+            "-d",
+            "--name",
+            &name,
+            "-p",
+            "22",
+            &image("debian-ssh"),
+            "sh",
+            "-c",
+            &format!("{setup}; exec sleep 600"),
+        ]);
+        let written = || {
+            docker(&[
+                "exec",
+                &name,
+                "sh",
+                "-c",
+                "tail -n 1 /etc/ssh/sshd_config; cat /root/.ssh/authorized_keys || grep root:: /etc/shadow || true",
+            ])
+        };
+        assert!(wait_until(SOON, || {
+            let all = written();
+            all.contains("Permit") && all.lines().count() > 1
+        }));
         docker(&["commit", &name, &format!("{}:1700000000", vps.snapshot_repository())]);
         remove_container(&name);
         let port = vps.create_again(&daemon, "debian-ssh");

@@ -177,7 +177,12 @@ pub fn said(output: &Output) -> String {
 #[track_caller]
 pub fn assert_refused(output: &Output) {
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(255), "{}{stderr}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(
+        output.status.code(),
+        Some(255),
+        "{}{stderr}",
+        String::from_utf8_lossy(&output.stdout)
+    );
     assert!(stderr.contains("Permission denied"), "{stderr}");
 }
 

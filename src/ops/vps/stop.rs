@@ -13,6 +13,7 @@ use crate::model::phase::{Phase, Wanted};
 use crate::model::task::{FinalStatus, Outcome, TaskRecord};
 use crate::model::time::Stamp;
 use crate::ops::task::finish::{clean_up, container_of, end, settle};
+use crate::ops::task::outcome::withdrawn;
 use crate::ops::task::{after, note_refusal, when_the_disk_is_back, when_the_engine_is_back};
 use crate::ops::{Node, OpError, snapshots};
 use crate::store::StoreError;
@@ -124,7 +125,11 @@ fn save(node: &Arc<Node>, id: TaskId) {
 }
 
 fn stopped(node: &Arc<Node>, id: TaskId) -> Next {
-    let outcome = Outcome { status: FinalStatus::Stopped, exit_code: None, message: None };
+    let is_withdrawn = node.tasks.get(id).is_some_and(|record| record.wanted == Wanted::Withdrawn);
+    let outcome = match is_withdrawn {
+        true => withdrawn(),
+        false => Outcome { status: FinalStatus::Stopped, exit_code: None, message: None },
+    };
     finished(node, id, &outcome)
 }
 
