@@ -622,6 +622,8 @@ pub const VPS_LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Between an end that nobody asked for and our start; doubled with each.
 pub const VPS_RESTART_PAUSE_MIN: Duration = Duration::from_secs(1);
 pub const VPS_RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// A run that was shorter than this makes the next pause longer.
+pub const VPS_RUN_IS_SHORT: Duration = Duration::from_secs(60);
 /// How often a port is tried while sshd is set up, how long each time, and when it is given up: a
 /// package manager over a slow line.
 pub const VPS_DOOR_EVERY: Duration = Duration::from_millis(500);

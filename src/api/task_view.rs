@@ -74,7 +74,9 @@ fn vps_view(vps: &Vps, state: &VpsState) -> Value {
             Door::Silent => "silent",
         },
         "restored_from": state.restored_from,
+        "running_since": state.running_since.map(Stamp::rfc3339),
         "restarts": state.restarts,
+        "oom_kills": state.oom_kills,
         "last_end": state.last_end.as_ref().map(|end| json!({
             "exit_code": end.exit_code,
             "oom_killed": end.oom_killed,

@@ -33,6 +33,8 @@ pub struct Image {
     pub cmd: Vec<String>,
     pub working_dir: String,
     pub labels: std::collections::BTreeMap<String, String>,
+    /// `22/tcp`: what containers of it may publish.
+    pub exposed_ports: Vec<String>,
 }
 
 /// How far a pull or a load has come.
@@ -221,6 +223,7 @@ impl From<wire::ImageInspect> for Image {
             cmd: config.cmd,
             working_dir: config.working_dir,
             labels: config.labels,
+            exposed_ports: config.exposed_ports.into_keys().collect(),
         }
     }
 }

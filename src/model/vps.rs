@@ -1,6 +1,7 @@
 //! A VPS: how one gets in (`Login`), and what has become of it (`VpsState`). Contract 1.2 and 5.4.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -163,8 +164,17 @@ pub struct VpsState {
     /// Where this machine listens for its port 22; 0 for nowhere.
     #[serde(default)]
     pub ssh_port: u16,
+    /// At which of its addresses; `None` is all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh_address: Option<IpAddr>,
+    /// The port that the host was told last, or is about to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told_port: Option<u16>,
     #[serde(default)]
     pub door: Door,
+    /// When an SSH server answered first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened: Option<Stamp>,
     /// The snapshot it was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored_from: Option<String>,
@@ -177,9 +187,18 @@ pub struct VpsState {
     /// The snapshot that its stop has made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saved_as: Option<String>,
-    /// How often its container has ended and run again since it was created.
+    /// The run of its container that was looked at last, by its start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running_since: Option<Stamp>,
+    /// How often its container has ended without anybody's asking since it was created.
     #[serde(default)]
     pub restarts: u32,
+    /// How many of the last of those ends came soon after their starts, one after the other.
+    #[serde(default)]
+    pub quick_ends: u32,
+    /// How often the kernel killed a process of it for memory.
+    #[serde(default)]
+    pub oom_kills: u32,
     /// How the container last ended by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_end: Option<LastEnd>,
@@ -210,7 +229,11 @@ pub enum Door {
 /// An end of the container that nobody asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastEnd {
-    pub exit_code: i64,
+    /// The start of the run that ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of_run: Option<Stamp>,
+    /// `None`: nobody saw it.
+    pub exit_code: Option<i64>,
     pub oom_killed: bool,
     pub at: Stamp,
 }

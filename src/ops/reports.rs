@@ -62,7 +62,10 @@ fn update_of(record: &TaskRecord, report: &Report) -> Update {
         (Report::Pending, _) => update,
         (Report::Running, _) => {
             let ssh_port = is_vps.then_some(record.vps.ssh_port);
-            Update { status: "running", ssh_port, ..update }
+            // Contract 10.2: of a VPS that was found running.
+            let is_found = is_vps && record.accepted_by_us.is_none();
+            let message = is_found.then(|| "it runs on, after a restart of the runner".to_owned());
+            Update { status: "running", ssh_port, message, ..update }
         }
         (Report::Final, outcome) => {
             let completed = record.times.exited.or(record.times.recorded);

@@ -247,6 +247,18 @@ pub struct ContainerSummary {
     /// Unix seconds.
     #[serde(default)]
     pub created: i64,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub ports: Vec<SummaryPort>,
+}
+
+/// A port of a container in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct SummaryPort {
+    pub private_port: u16,
+    /// On the host; 0 where it is exposed only.
+    #[serde(default)]
+    pub public_port: u16,
 }
 
 /// The Engine's word for what a container is doing.
@@ -311,6 +323,8 @@ pub struct InspectConfig {
     #[serde(deserialize_with = "null_is_default")]
     pub cmd: Vec<String>,
     pub working_dir: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub exposed_ports: BTreeMap<String, serde::de::IgnoredAny>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -75,6 +75,12 @@ mod terminal;
 mod terminal_rows;
 /// Watch sessions: what a peer hears of files, and what is left when it goes.
 mod vps;
+/// Deaths of the runner in a create and a stop of a VPS; kills that leave nothing.
+mod vps_deaths;
+/// A real `ssh` that logs into VPS, and into those that the host restarts.
+mod vps_ssh;
+/// A VPS that ends without anybody's asking, and what is in the way of one.
+mod vps_watch;
 mod watch;
 /// The watch row on real containers.
 mod watch_rows;

@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::kit::{
-    Behaviour, Daemon, EngineProxy, FakeHost, Response, SOON, api, call, container_exists,
+    Behaviour, Daemon, EngineProxy, FakeHost, Response, SOON, Vps, api, call, container_exists,
     container_status, docker, image, inspect, running, unique_id, wait_until,
 };
-use crate::vps::{Vps, body, container, create};
 
 /// A commit, an export, a restore on a machine that does a few of them at once.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -19,7 +18,7 @@ fn path(id: u64) -> String {
 }
 
 fn desk(daemon: &Daemon, vps: &Vps) {
-    create(daemon, &body(vps.id, "busybox", json!({}))).expect(200);
+    vps.create(daemon, "busybox", json!({})).expect(200);
 }
 
 fn snapshot(daemon: &Daemon, vps: &Vps) -> String {
@@ -36,23 +35,23 @@ fn tags(daemon: &Daemon, vps: &Vps) -> Vec<String> {
 
 fn stop(daemon: &Daemon, vps: &Vps) {
     daemon.post(&format!("/api/vps/stop/{}", vps.id), &json!({})).expect(200);
-    let name = container(vps.id);
+    let name = vps.container();
     assert!(wait_until(PATIENCE, || !container_exists(&name)));
 }
 
 fn kill(daemon: &Daemon, vps: &Vps) {
     daemon.control("kill", vps.id).expect(200);
-    let name = container(vps.id);
+    let name = vps.container();
     assert!(wait_until(SOON, || !container_exists(&name)));
     daemon.wait_over(vps.id);
 }
 
 fn write(vps: &Vps, text: &str, file: &str) {
-    docker(&["exec", &container(vps.id), "sh", "-c", &format!("echo {text} >>{file}")]);
+    docker(&["exec", &vps.container(), "sh", "-c", &format!("echo {text} >>{file}")]);
 }
 
 fn read(vps: &Vps, file: &str) -> String {
-    docker(&["exec", &container(vps.id), "cat", file])
+    docker(&["exec", &vps.container(), "cat", file])
 }
 
 fn image_of(reference: &str) -> Value {
@@ -106,7 +105,7 @@ fn snapshots_are_made_listed_and_deleted_as_the_contract_says() {
     desk(&daemon, &vps);
     daemon.post(&path(vps.id), &json!({ "message": 5 })).expect(422);
     daemon.post(&path(vps.id), &json!({ "message": "x".repeat(5000) })).expect(422);
-    docker(&["exec", &container(vps.id), "sh", "-c", "head -c 100000 /dev/urandom >/root/big"]);
+    docker(&["exec", &vps.container(), "sh", "-c", "head -c 100000 /dev/urandom >/root/big"]);
     let said = json!({ "message": "mine & \"yours\" \u{e4}\nnext" });
     let made = daemon.post(&path(vps.id), &said).expect(200).json;
     let first = made["tag"].as_str().unwrap().to_owned();
@@ -185,7 +184,7 @@ fn snapshots_at_once_do_not_collide_and_a_paused_desk_stays_paused() {
     assert_eq!(made.len(), 5);
     made.reverse();
     assert_eq!(tags(&daemon, &vps), made);
-    assert_eq!(container_status(&container(vps.id)).as_deref(), Some("paused"));
+    assert_eq!(container_status(&vps.container()).as_deref(), Some("paused"));
     assert_eq!(daemon.task(vps.id)["status"], "paused");
 }
 
@@ -243,9 +242,9 @@ fn copy_into_one_layer_keeps_the_configuration() {
     let rich = rich_image(&flat);
     let mut configs = Vec::new();
     for (daemon, vps) in [(&daemon, &flat), (&deep_daemon, &deep)] {
-        create(daemon, &body(vps.id, "busybox", json!({ "registry_image": rich }))).expect(200);
+        vps.create(daemon, "busybox", json!({ "registry_image": rich })).expect(200);
         let script = "echo kept >/tmp/file; chmod 4711 /tmp/file; ln /tmp/file /tmp/link";
-        docker(&["exec", &container(vps.id), "sh", "-c", script]);
+        docker(&["exec", &vps.container(), "sh", "-c", script]);
         let tag = snapshot(daemon, vps);
         let mut config = image_of(&tag)["Config"].clone();
         for own in ["river-runner.snapshot", "river-runner.flatten", "kohakuriver.task_id"] {
@@ -268,9 +267,9 @@ fn copy_into_one_layer_keeps_the_configuration() {
 
     // Without the old container it must come from the copy.
     kill(&daemon, &flat);
-    create(&daemon, &body(flat.id, "busybox", json!({}))).expect(200);
+    desk(&daemon, &flat);
     let script = "cat /root/base /tmp/link; stat -c '%a %u %h' /tmp/file; echo $COLOUR; id -u";
-    let said = docker(&["exec", &container(flat.id), "sh", "-c", script]);
+    let said = docker(&["exec", &flat.container(), "sh", "-c", script]);
     assert_eq!(said, "base\nkept\n4711 1000 2\ndeep \"blue\" $HOME\n1000\n");
     for (daemon, vps) in [(&daemon, &flat), (&deep_daemon, &deep)] {
         kill(daemon, vps);
@@ -309,7 +308,7 @@ fn stops_and_restores_stay_below_the_limit_of_layers_and_lose_nothing() {
     assert_eq!(read(&vps, "/root/first"), "made in cycle 1\n");
     let cycles: String = (1..=cycles_made).map(|cycle| format!("{cycle}\n")).collect();
     assert_eq!(read(&vps, "/root/cycles"), cycles);
-    let config = inspect(&container(vps.id)).unwrap()["Config"].clone();
+    let config = inspect(&vps.container()).unwrap()["Config"].clone();
     let labels = &config["Labels"];
     assert_eq!(labels["kohakuriver.node"], daemon.node_id());
     assert_eq!(labels["kohakuriver.task_id"], vps.id.to_string());
@@ -327,10 +326,10 @@ fn container_that_somebody_made_of_a_snapshot_is_not_ours() {
     let [vps, other] = [Vps::new(), Vps::new()];
     desk(&daemon, &vps);
     let tag = snapshot(&daemon, &vps);
-    let name = container(other.id);
+    let name = other.container();
     docker(&["run", "-d", "--name", &name, &tag, "sleep", "600"]);
     daemon.restart();
-    let refused = create(&daemon, &body(other.id, "busybox", json!({}))).expect(500);
+    let refused = other.create(&daemon, "busybox", json!({})).expect(500);
     assert!(refused.json["detail"].as_str().unwrap().contains("not ours"), "{}", refused.json);
     assert_eq!(container_status(&name).as_deref(), Some("running"));
     docker(&["rm", "-f", &name]);
@@ -349,7 +348,7 @@ fn snapshot_of_another_runner_keeps_its_login_and_makes_no_unique_size_up() {
     let row = daemon.get(&path(vps.id)).expect(200).json["snapshots"][0].clone();
     assert_eq!((&row["tag"], &row["unique_size"]), (&json!(tag), &json!(null)));
     let wish = json!({ "ssh_key_mode": "none" });
-    let _ = create(&daemon, &body(vps.id, "busybox", wish));
+    let _ = vps.create(&daemon, "busybox", wish);
     let task = daemon.task(vps.id);
     assert_eq!(task["vps"]["ssh_key_mode"], "as in the snapshot", "{task}");
     assert_eq!(task["vps"]["restored_from"], tag);
@@ -437,7 +436,7 @@ fn kill_overtakes_the_snapshot_of_a_stop() {
         daemon.control("kill", vps.id).expect(200);
         caller.join().unwrap().expect(200);
     });
-    assert!(wait_until(SOON, || !container_exists(&container(vps.id))));
+    assert!(wait_until(SOON, || !container_exists(&vps.container())));
     assert_eq!(daemon.wait_over(vps.id)["status"], "killed");
     assert!(host.reports_of(vps.id).iter().all(|report| !report.is_final()));
 }
@@ -464,8 +463,8 @@ fn slow_snapshot_blocks_nothing_else_and_a_stop_answers_in_time() {
         let asked = Instant::now();
         daemon.post(&format!("/api/vps/stop/{}", vps.id), &json!({})).expect(200);
         assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
-        assert!(container_exists(&container(vps.id)));
-        let again = scope.spawn(|| create(&daemon, &body(vps.id, "busybox", json!({}))));
+        assert!(container_exists(&vps.container()));
+        let again = scope.spawn(|| vps.create(&daemon, "busybox", json!({})));
         thread::sleep(Duration::from_millis(300));
         assert!(!again.is_finished());
         engine.release();
@@ -501,7 +500,7 @@ fn runner_killed_in_the_commit_of_a_stop_goes_on_with_what_was_saved() {
     engine.clear();
     daemon.launch();
     daemon.wait_healthy();
-    assert!(wait_until(PATIENCE, || !container_exists(&container(vps.id))));
+    assert!(wait_until(PATIENCE, || !container_exists(&vps.container())));
     assert!(wait_until(SOON, || daemon.task(vps.id)["status"] == "stopped"));
     assert_eq!(engine.calls("POST /commit"), 1);
     assert_eq!(tags(&daemon, &vps).len(), 1);
@@ -530,7 +529,7 @@ fn runner_killed_in_a_commit_leaves_the_desk_running_and_no_half_snapshot() {
         daemon.launch();
         daemon.wait_healthy();
         assert_eq!(tags(&daemon, &vps).len(), made);
-        assert_eq!(container_status(&container(vps.id)).as_deref(), Some("running"));
+        assert_eq!(container_status(&vps.container()).as_deref(), Some("running"));
         assert_eq!(daemon.task(vps.id)["status"], "running");
         snapshot(&daemon, &vps);
         assert_eq!(tags(&daemon, &vps).len(), made + 1);
@@ -550,15 +549,15 @@ fn desk_that_a_commit_has_frozen_does_not_count_as_paused() {
     thread::scope(|scope| {
         let caller = scope.spawn(|| snapshot(&daemon, &vps));
         engine.wait_held(1, SOON);
-        docker(&["pause", &container(vps.id)]);
+        docker(&["pause", &vps.container()]);
         reconcile(&engine);
         assert_eq!(daemon.task(vps.id)["status"], "running");
-        docker(&["unpause", &container(vps.id)]);
+        docker(&["unpause", &vps.container()]);
         engine.release();
         caller.join().unwrap();
     });
     // Frozen by nobody of ours it does.
-    docker(&["pause", &container(vps.id)]);
+    docker(&["pause", &vps.container()]);
     reconcile(&engine);
     assert!(wait_until(SOON, || daemon.task(vps.id)["status"] == "paused"));
 }

@@ -232,7 +232,8 @@ pub const SETTINGS: &[Row] = &[
     setting!(snapshot_timeout: u64, |v: &Value| within(v, 1..=86_400),
         "Seconds that a snapshot may take, and its copy into a single layer once more."),
     setting!(ssh_publish_ip: Option<IpAddr>,
-        "The address on which port 22 of a VPS is published. Empty is every address of the machine."),
+        "The address on which port 22 of a VPS is published. Empty is every address of the machine, and \
+         of a VPS that lets anybody in the one by which the host reaches this node."),
     setting!(api_socket: Option<PathBuf>, socket_path,
         "A Unix socket for users of this machine (mode 0660). Empty is none."),
     Row {

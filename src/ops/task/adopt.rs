@@ -15,8 +15,8 @@ use crate::model::ids::TaskId;
 use crate::model::phase::Phase;
 use crate::model::task::ContainerTrace;
 use crate::model::time::Stamp;
-use crate::ops::Node;
 use crate::ops::node::Exit;
+use crate::ops::{Node, vps};
 use crate::store::StoreError;
 use crate::threads::lock;
 
@@ -40,6 +40,9 @@ pub fn adopt(node: &Arc<Node>, id: TaskId) -> Next {
         let name = record.spec.container_name();
         let message = format!("a container {name} that is not ours is in the way: remove it");
         return refuse(node, id, failed(message));
+    }
+    if vps::stale::is_of_an_earlier_one(&record, &container) {
+        return vps::stale::clear(node, id, container);
     }
     take_over(node, id, &container)
 }

@@ -1,6 +1,7 @@
 //! What the Engine is asked for: the container of a task, as contract 5.2 lists it. Pure.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -29,15 +30,18 @@ pub const LABEL_RECORD: &str = "river-runner.record";
 /// The part of SHARED_DIR that every task sees, as [`SHARED_MOUNT`].
 pub const SHARED_DATA: &str = "shared_data";
 
-/// The create call for `record`, which runs `command`.
+/// The create call for `record`; `registered` is the address by which the host reaches this node.
 pub fn create_body(
     settings: &Settings,
     network: &NetworkFacts,
+    registered: Ipv4Addr,
     record: &TaskRecord,
 ) -> CreateContainer {
     match &record.spec.work {
         Work::Command(command) => command_body(settings, network, record, command),
-        Work::Vps { vps } => vps::container::create_body(settings, network, record, vps),
+        Work::Vps { vps } => {
+            vps::container::create_body(settings, network, registered, record, vps)
+        }
     }
 }
 

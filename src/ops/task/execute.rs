@@ -192,7 +192,8 @@ fn create(node: &Arc<Node>, id: TaskId, owner: Owner, output_made: Option<Stamp>
 /// A network that somebody removed is made again, once.
 fn create_with_network(node: &Node, record: &TaskRecord) -> Result<String, DockerError> {
     let name = record.spec.container_name();
-    let body = |facts| create_body(&node.settings, &facts, record);
+    let registered = network::registered_address(&node.settings, node.host.as_ref());
+    let body = |facts| create_body(&node.settings, &facts, registered, record);
     let first = node.engine.create_container(&name, &body(network::known_or_ensured(node)?));
     let created = match first {
         Err(error) if error.is_missing() => {

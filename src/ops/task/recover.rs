@@ -17,7 +17,7 @@ use crate::model::placement::Placement;
 use crate::model::task::{Command, ContainerTrace, Report, TaskRecord, TaskSpec, Times, Work};
 use crate::model::vps::VpsState;
 use crate::ops::node::Exit;
-use crate::ops::{Node, network, snapshots};
+use crate::ops::{Node, network, snapshots, vps};
 use crate::threads::lock;
 
 /// Sets every live record going again after a start of ours. Needs no Engine: what needs one waits
@@ -37,6 +37,8 @@ pub struct Stand {
     wanted: Wanted,
     has_reports: bool,
     numa_node: Option<u16>,
+    /// Of a VPS, the port at which it should be.
+    ssh_port: Option<u16>,
 }
 
 impl Stand {
@@ -47,6 +49,7 @@ impl Stand {
             wanted: record.wanted,
             has_reports: !record.reports.is_empty(),
             numa_node: record.spec.placement.node(),
+            ssh_port: record.spec.vps().map(|_| record.vps.ssh_port),
         }
     }
 }
@@ -66,6 +69,12 @@ pub fn engine_event(node: &Node, event: EngineEvent) {
         // A full queue: one is asked for already.
         EngineEvent::Connected => drop(node.reconcile_wanted.try_send(())),
         EngineEvent::Lost { .. } => {}
+        EngineEvent::OutOfMemory { name, labels } => {
+            let id = TaskId::from_container(&name);
+            if let Some(id) = id.filter(|_| is_ours(&node.settings, &labels)) {
+                vps::watch::out_of_memory(node, id);
+            }
+        }
         EngineEvent::Ended { name, exit_code, at, labels, .. } => {
             let id = TaskId::from_container(&name);
             let Some(id) = id.filter(|_| is_ours(&node.settings, &labels)) else { return };
@@ -128,6 +137,16 @@ fn compare(node: &Arc<Node>, stand: &Stand, container: Option<&ContainerSummary>
     match (stand.phase, container.map(|container| container.state)) {
         // By a commit, which thaws it again.
         (Phase::Running, Some(ContainerState::Paused)) if node.vps.is_being_saved(id) => {}
+        // A VPS may have ended and run again meanwhile.
+        (Phase::Running | Phase::Paused, _) if stand.ssh_port.is_some() => {
+            let is_so = container.is_some_and(|found| {
+                vps::watch::is_as_recorded(stand.phase, stand.ssh_port.unwrap_or(0), found)
+            });
+            if !is_so {
+                lock(&node.exits).entry(id).or_insert(Exit::Found);
+                node.lanes.raise(id);
+            }
+        }
         (Phase::Running, Some(ContainerState::Paused)) => {
             set_frozen(node, id, Phase::Running, Phase::Paused)
         }
@@ -204,7 +223,11 @@ fn take_in(node: &Arc<Node>, id: TaskId, container: &ContainerSummary) {
     };
     let record = TaskRecord {
         container: ContainerTrace::Known(container.id.clone()),
-        reports: node.host.iter().map(|_| Report::Running).collect(),
+        // Of a VPS once its port is known.
+        reports: match &essentials.work {
+            EssentialWork::Vps { .. } => Vec::new(),
+            EssentialWork::Command { .. } => node.host.iter().map(|_| Report::Running).collect(),
+        },
         notes: vec!["rebuilt from its container: the state directory was lost".to_owned()],
         ..rebuilt(id, essentials)
     };

@@ -1,6 +1,7 @@
 //! What the Engine is asked for: the container of a VPS, as contract 5.4 lists it. Pure.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::model::script::WORKING_DIR_DEFAULT;
 use crate::model::settings::Settings;
@@ -20,16 +21,19 @@ pub const SSH_PORT: &str = "22/tcp";
 pub fn create_body(
     settings: &Settings,
     network: &NetworkFacts,
+    registered: Ipv4Addr,
     record: &TaskRecord,
     vps: &Vps,
 ) -> CreateContainer {
     let mut base = base_body(settings, network, record);
-    if let Some(login) = login_label(&vps.login) {
+    if let Ok(login) = serde_json::to_string(&vps.login) {
         base.labels.insert(LABEL_LOGIN.into(), login);
     }
     let has_port = vps.login.has_port();
     let published = PortBinding {
-        host_ip: settings.ssh_publish_ip.map(|ip| ip.to_string()).unwrap_or_default(),
+        host_ip: publish_ip(settings.ssh_publish_ip, registered, &vps.login)
+            .map(|ip| ip.to_string())
+            .unwrap_or_default(),
         ..PortBinding::default()
     };
     let bindings = match has_port {
@@ -37,7 +41,7 @@ pub fn create_body(
         false => BTreeMap::new(),
     };
     CreateContainer {
-        cmd: vec!["/bin/sh".into(), "-c".into(), setup_script(&vps.login)],
+        cmd: vec!["/bin/sh".into(), "-c".into(), setup_script(record.spec.id, &vps.login)],
         working_dir: Some(WORKING_DIR_DEFAULT.into()),
         // sshd takes root; a desk without one is whoever the image says.
         user: has_port.then(|| "0".into()),
@@ -51,11 +55,12 @@ pub fn create_body(
     }
 }
 
-/// `None` for one that nobody knows: it must not pass for knowledge.
-fn login_label(login: &Login) -> Option<String> {
+/// Where the machine listens for it; `None` is everywhere. One that lets anybody in, or may, is reached
+/// by the host's way alone, unless the operator says otherwise (design D13).
+fn publish_ip(set: Option<IpAddr>, registered: Ipv4Addr, login: &Login) -> Option<IpAddr> {
     match login {
-        Login::Kept => None,
-        login => serde_json::to_string(login).ok(),
+        Login::Open | Login::Kept => Some(set.unwrap_or(registered.into())),
+        Login::Key(_) | Login::Disabled => set,
     }
 }
 

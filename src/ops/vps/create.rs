@@ -1,11 +1,12 @@
 //! Accepts a VPS and gets it going: which login counts, which image, and where its port is. Between
 //! these the start takes the steps of every task.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use super::Told;
 use super::container::{SSH_PORT, login_of};
-use crate::docker::Container;
+use super::{Told, watch};
+use crate::docker::{Container, DockerError};
 use crate::lanes::Next;
 use crate::limits::{VPS_PENDING_MAX, VPS_PORT_PAUSE, VPS_PORT_TRIES};
 use crate::machine::random::hex_128;
@@ -15,6 +16,9 @@ use crate::model::placement::Placement;
 use crate::model::task::{ImageSource, Outcome, Pull, Report, TaskRecord, TaskSpec, Work};
 use crate::model::time::Stamp;
 use crate::model::vps::{Door, Login, Vps};
+use crate::model::vps_script::SETUP_FAILED_EXIT_CODE;
+use crate::ops::node::Exit;
+use crate::ops::snapshots::Snapshot;
 use crate::ops::task::execute::{begin, check_room, image_step, post_start};
 use crate::ops::task::finish::settle;
 use crate::ops::task::outcome::failed;
@@ -134,14 +138,20 @@ pub fn choose_image(node: &Arc<Node>, record: &TaskRecord) -> Next {
     if !node.settings.auto_restore_on_create || record.vps.restored_from.is_some() {
         return image_step(node, record);
     }
-    let latest = match snapshots::latest(node, id) {
-        Ok(latest) => latest,
+    let found = snapshots::latest(node, id).and_then(|latest| {
+        let Some(snapshot) = latest else { return Ok(None) };
+        let login = login_in(node, &snapshot)?;
+        Ok(Some((snapshot, login)))
+    });
+    let (snapshot, login) = match found {
+        Ok(Some(found)) => found,
+        Ok(None) => return image_step(node, record),
+        // Deleted between the two looks, or no answer: look again.
         Err(error) => {
             note_refusal(id, "its snapshots", &error);
             return when_the_engine_is_back(node, id, begin);
         }
     };
-    let Some(snapshot) = latest else { return image_step(node, record) };
     let restored = node.tasks.update(id, |record| {
         record.spec.image = ImageSource::Registry(snapshot.tag.clone(), Pull::Never);
         record.vps.restored_from = Some(snapshot.tag.clone());
@@ -150,7 +160,6 @@ pub fn choose_image(node: &Arc<Node>, record: &TaskRecord) -> Next {
             && !vps.is_remembered
         {
             // Nobody here remembers the VPS, but it was one: passwordless only if it was that.
-            let login = login_of(&snapshot.labels).unwrap_or(Login::Kept);
             *vps = Vps { login, is_remembered: true };
         }
         record.clone()
@@ -160,6 +169,17 @@ pub fn choose_image(node: &Arc<Node>, record: &TaskRecord) -> Next {
         Err(StoreError::Missing(_)) => Next::Done,
         Err(_) => when_the_disk_is_back(node, id, begin),
     }
+}
+
+/// The login of the VPS that the snapshot was made of. Where no label tells, a port that was never
+/// published is none now.
+fn login_in(node: &Node, snapshot: &Snapshot) -> Result<Login, DockerError> {
+    if let Some(login) = login_of(&snapshot.labels) {
+        return Ok(login);
+    }
+    let image = node.engine.inspect_image(&snapshot.tag)?;
+    let had_port = image.exposed_ports.iter().any(|port| port == SSH_PORT);
+    Ok(if had_port { Login::Kept } else { Login::Disabled })
 }
 
 /// The container was started: finds its port, and says that it runs.
@@ -173,23 +193,29 @@ fn look_for_the_port(node: &Arc<Node>, id: TaskId, at: Stamp, nth: u32) -> Next 
         return settle(node, id);
     }
     let Some(vps) = record.spec.vps() else { return Next::Done };
-    let port = match node.engine.inspect_container(&record.spec.container_name()) {
+    let (at_port, run) = match node.engine.inspect_container(&record.spec.container_name()) {
         Ok(container) => {
-            let port = ssh_port(&container);
-            if port.is_none() && vps.login.has_port() && container.running && nth < VPS_PORT_TRIES {
+            let found = ssh_port(&container);
+            if found.is_none() && vps.login.has_port() && container.running && nth < VPS_PORT_TRIES
+            {
                 let owner = Arc::clone(node);
                 let again = Box::new(move || look_for_the_port(&owner, id, at, nth + 1));
                 return Next::After(VPS_PORT_PAUSE, again);
             }
-            port.unwrap_or(0)
+            if !container.running && container.exit_code == SETUP_FAILED_EXIT_CODE {
+                return watch::ended(node, &record, Exit::Found);
+            }
+            (found, container.started_at.map(Stamp::from))
         }
         // Its end is told by others.
-        Err(error) if error.is_missing() => 0,
+        Err(error) if error.is_missing() => (None, None),
         Err(error) => {
             note_refusal(id, "its port", &error);
             return when_the_engine_is_back(node, id, begin);
         }
     };
+    let (address, port) = at_port.unwrap_or((None, 0));
+    let is_open = vps.login == Login::Open;
     let has_host = node.host.is_some();
     let marked = node.tasks.update(id, |record| {
         if !matches!(record.phase, Phase::Creating | Phase::Starting) {
@@ -197,7 +223,9 @@ fn look_for_the_port(node: &Arc<Node>, id: TaskId, at: Stamp, nth: u32) -> Next 
         }
         record.phase = Phase::Running;
         record.times.started.get_or_insert(at);
-        record.vps.ssh_port = port;
+        record.vps.running_since = run;
+        (record.vps.ssh_address, record.vps.ssh_port) = (address, port);
+        record.vps.told_port = Some(port);
         record.vps.door = if port == 0 { Door::None } else { Door::Preparing(at) };
         if has_host {
             record.reports.push(Report::Running);
@@ -211,6 +239,12 @@ fn look_for_the_port(node: &Arc<Node>, id: TaskId, at: Stamp, nth: u32) -> Next 
             node.vps.want_doors();
             node.vps.creates.tell(id, || Ok(port));
             log::info!("VPS {id} runs, SSH port {port}");
+            if is_open {
+                let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+                log::warn!(
+                    "VPS {id}: whoever reaches {address}:{port} is root in it, as asked for"
+                );
+            }
             Next::Done
         }
         Ok(false) | Err(StoreError::Missing(_)) => Next::Done,
@@ -218,10 +252,17 @@ fn look_for_the_port(node: &Arc<Node>, id: TaskId, at: Stamp, nth: u32) -> Next 
     }
 }
 
-/// Where this machine listens for the container's port 22.
-pub fn ssh_port(container: &Container) -> Option<u16> {
-    let bindings = container.ports.get(SSH_PORT)?;
-    bindings.iter().find_map(|binding| binding.host_port.parse().ok().filter(|port| *port != 0))
+/// Where this machine listens for the container's port 22; no address is all of them. One of IPv4, if
+/// there is one: the host has no other (contract rule 16).
+pub fn ssh_port(container: &Container) -> Option<(Option<IpAddr>, u16)> {
+    let bindings = container.ports.get(SSH_PORT)?.iter();
+    let all = bindings.filter_map(|binding| {
+        let port = binding.host_port.parse().ok().filter(|port| *port != 0)?;
+        let address = binding.host_ip.parse::<IpAddr>().ok();
+        Some((address, port))
+    });
+    let (address, port) = all.min_by_key(|(address, _)| address.is_some_and(|ip| ip.is_ipv6()))?;
+    Some((address.filter(|ip| !ip.is_unspecified()), port))
 }
 
 /// The VPS has ended before it ran: its callers hear why.

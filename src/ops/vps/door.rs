@@ -15,16 +15,15 @@ use crate::ops::Node;
 pub fn look(node: &Arc<Node>) -> bool {
     let preparing = node.tasks.active(|record| match record.vps.door {
         Door::Preparing(since) if record.phase == Phase::Running => {
-            Some((record.spec.id, record.vps.ssh_port, since))
+            Some((record.spec.id, record.vps.ssh_address, record.vps.ssh_port, since))
         }
         _ => None,
     });
     let mut is_any_left = false;
-    for (id, port, since) in preparing {
+    for (id, address, port, since) in preparing {
         if node.stop.is_raised() {
             return false;
         }
-        let address = node.settings.ssh_publish_ip.filter(|ip| !ip.is_unspecified());
         let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let waited = Stamp::now().since(since);
         match banner(SocketAddr::new(address, port)) {
@@ -47,6 +46,9 @@ fn becomes(node: &Arc<Node>, id: TaskId, since: Stamp, door: Door) {
         let is_still = record.vps.door == Door::Preparing(since);
         if is_still {
             record.vps.door = door;
+            if is_open {
+                record.vps.opened.get_or_insert(Stamp::now());
+            }
         }
         is_still
     });

@@ -5,6 +5,7 @@
 pub mod container;
 pub mod create;
 pub mod door;
+pub mod stale;
 pub mod stop;
 pub mod watch;
 
@@ -20,8 +21,8 @@ use super::task::outcome::{killed, withdrawn};
 use super::{Node, OpError};
 use crate::lanes::Next;
 use crate::model::ids::TaskId;
-use crate::model::phase::Wanted;
-use crate::model::task::TaskRecord;
+use crate::model::phase::{Phase, Wanted};
+use crate::model::task::{Report, TaskRecord};
 use crate::model::time::Stamp;
 use crate::stop::Stop;
 use crate::threads::lock;
@@ -93,7 +94,27 @@ pub fn settle(node: &Arc<Node>, record: &TaskRecord, exit: Option<Exit>) -> Next
         (Wanted::Run, Some(exit)) => watch::ended(node, record, exit),
         (Wanted::Stopped, _) => stop::take_down(node, record),
         (Wanted::Killed, _) => stop::kill(node, record, killed(None)),
+        // Somebody has been in it: what he did there is not thrown away at a word that may be wrong.
+        (Wanted::Withdrawn, _) if record.vps.opened.is_some() => stop::take_down(node, record),
         (Wanted::Withdrawn, _) => stop::kill(node, record, withdrawn()),
+    }
+}
+
+/// The host may have marked VPS `lost`, or asks again after a restart of ours: it is told of those that
+/// run, which it takes as their return (contract 3.3, 10.2). In memory: the caller must not wait for the
+/// disk, and after a crash it is told anyway.
+pub fn tell_again(node: &Node) {
+    let running = node.tasks.active(|record| {
+        let runs = record.phase == Phase::Running && record.wanted == Wanted::Run;
+        (runs && record.spec.vps().is_some()).then_some(record.spec.id)
+    });
+    for id in running {
+        node.tasks.note(id, |record| {
+            if record.phase == Phase::Running && record.reports.is_empty() {
+                record.reports.push(Report::Running);
+            }
+        });
+        node.outbox.notify(id);
     }
 }
 

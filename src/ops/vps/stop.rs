@@ -14,6 +14,7 @@ use crate::model::task::{FinalStatus, Outcome, TaskRecord};
 use crate::model::time::Stamp;
 use crate::ops::snapshots::Making;
 use crate::ops::task::finish::{clean_up, container_of, end, settle};
+use crate::ops::task::outcome::withdrawn;
 use crate::ops::task::{after, note_refusal, then, when_the_disk_is_back, when_the_engine_is_back};
 use crate::ops::{Node, OpError, snapshots};
 use crate::store::StoreError;
@@ -126,13 +127,17 @@ pub fn take_down(node: &Arc<Node>, record: &TaskRecord) -> Next {
 /// A kill may have come while its container went.
 fn is_down(node: &Arc<Node>, id: TaskId) -> Next {
     match node.tasks.get(id) {
-        Some(record) if record.wanted == Wanted::Stopped => stopped(node, id),
-        _ => settle(node, id),
+        Some(record) if record.wanted == Wanted::Killed => settle(node, id),
+        _ => stopped(node, id),
     }
 }
 
 fn stopped(node: &Arc<Node>, id: TaskId) -> Next {
-    let outcome = Outcome { status: FinalStatus::Stopped, exit_code: None, message: None };
+    let is_withdrawn = node.tasks.get(id).is_some_and(|record| record.wanted == Wanted::Withdrawn);
+    let outcome = match is_withdrawn {
+        true => withdrawn(),
+        false => Outcome { status: FinalStatus::Stopped, exit_code: None, message: None },
+    };
     finished(node, id, &outcome)
 }
 
