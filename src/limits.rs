@@ -512,6 +512,13 @@ pub const CLI_ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a quiet log stream looks whether it is still wanted.
 pub const CLI_STREAM_TICK: Duration = Duration::from_millis(250);
 
+/// A VPS is created, or a snapshot made, when its image is there and written: as long as the runner
+/// itself waits.
+pub const CLI_VPS_PATIENCE: Duration = Duration::from_secs(60 * 60 + 60);
+
+/// The stop of a VPS is answered within [`VPS_STOP_PATIENCE`], done or not.
+pub const CLI_VPS_STOP_PATIENCE: Duration = Duration::from_secs(60);
+
 /// A log stream that is quiet for so long is opened anew: its peer may be gone without a word.
 pub const CLI_QUIET_PATIENCE: Duration = Duration::from_secs(60);
 

@@ -67,6 +67,7 @@ fn vps_view(vps: &Vps, state: &VpsState) -> Value {
             Login::Kept => "as in the snapshot",
         },
         "ssh_port": state.ssh_port,
+        "ssh_address": state.ssh_address,
         "ssh": match &state.door {
             Door::None => "none",
             Door::Preparing(_) => "preparing",
@@ -74,6 +75,7 @@ fn vps_view(vps: &Vps, state: &VpsState) -> Value {
             Door::Silent => "silent",
         },
         "restored_from": state.restored_from,
+        "saved_as": state.saved_as,
         "running_since": state.running_since.map(Stamp::rfc3339),
         "restarts": state.restarts,
         "oom_kills": state.oom_kills,

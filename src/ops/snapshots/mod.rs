@@ -50,6 +50,11 @@ fn timestamp_in(id: TaskId, tag: &str) -> Option<u64> {
     tag.strip_prefix(&repository(id))?.strip_prefix(':')?.parse().ok()
 }
 
+/// Whether an image of this name is a snapshot of this VPS.
+pub fn is_of(id: TaskId, tag: &str) -> bool {
+    timestamp_in(id, tag).is_some()
+}
+
 /// All of them, newest first, by one call.
 ///
 /// # Errors

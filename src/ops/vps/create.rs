@@ -132,14 +132,25 @@ fn with_the_login_of_before(node: &Node, mut spec: TaskSpec) -> (TaskSpec, bool)
     (spec, true)
 }
 
-/// The image: the newest snapshot of this id, or what was asked for.
+/// The image: the snapshot of this id that was asked for, its newest, or any other image.
 pub fn choose_image(node: &Arc<Node>, record: &TaskRecord) -> Next {
     let id = record.spec.id;
-    if !node.settings.auto_restore_on_create || record.vps.restored_from.is_some() {
+    let named = match &record.spec.image {
+        ImageSource::Registry(tag, _) if snapshots::is_of(id, tag) => Some(tag.as_str()),
+        ImageSource::Registry(..) | ImageSource::Environment(_) => None,
+    };
+    // One that was asked for by its name restores as well: its login must not become another.
+    let restores = node.settings.auto_restore_on_create || named.is_some();
+    if !restores || record.vps.restored_from.is_some() {
         return image_step(node, record);
     }
-    let found = snapshots::latest(node, id).and_then(|latest| {
-        let Some(snapshot) = latest else { return Ok(None) };
+    let chosen = match named {
+        Some(tag) => snapshots::list(node, id)
+            .map(|all| all.into_iter().find(|snapshot| snapshot.tag == tag)),
+        None => snapshots::latest(node, id),
+    };
+    let found = chosen.and_then(|chosen| {
+        let Some(snapshot) = chosen else { return Ok(None) };
         let login = login_in(node, &snapshot)?;
         Ok(Some((snapshot, login)))
     });
