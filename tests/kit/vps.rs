@@ -129,6 +129,11 @@ impl SshKey {
         text.expect("the public key").trim().to_owned()
     }
 
+    /// The private key's file.
+    pub fn path(&self) -> std::path::PathBuf {
+        self.dir.path().join("key")
+    }
+
     /// Runs `command` as root at this port, by this key and nothing else.
     #[track_caller]
     pub fn ssh(&self, port: u16, command: &str) -> Output {

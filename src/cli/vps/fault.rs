@@ -104,21 +104,14 @@ impl fmt::Display for VpsFault {
             ),
             VpsFault::NotListed(why) => write!(f, "the snapshots can't be listed: {why}"),
             VpsFault::NoKey(looked) => {
-                f.write_str("you have no public key")?;
-                for (nth, path) in looked.iter().enumerate() {
-                    write!(
-                        f,
-                        "{} {}",
-                        if nth == 0 { " (" } else { "," }.trim_end(),
-                        path.display()
-                    )?;
-                }
-                if !looked.is_empty() {
-                    f.write_str(")")?;
-                }
-                f.write_str(
-                    ": make one with ssh-keygen, or say who gets in by --ssh-key FILE, \
-                     --no-password (whoever reaches the port) or --no-ssh (nobody)",
+                let looked: Vec<String> =
+                    looked.iter().map(|path| path.display().to_string()).collect();
+                write!(
+                    f,
+                    "you have no public key (looked for: {}): make one with ssh-keygen, or say who \
+                     gets in by --ssh-key FILE, --no-password (whoever reaches the port) or \
+                     --no-ssh (nobody)",
+                    if looked.is_empty() { "no home directory".into() } else { looked.join(", ") }
                 )
             }
             VpsFault::BadKey { path, fault } => {
