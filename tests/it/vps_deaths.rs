@@ -165,6 +165,26 @@ fn both_routes_pause_resume_and_kill() {
     }
 }
 
+#[test]
+fn paused_vps_and_one_whose_container_is_gone_can_be_stopped() {
+    let host = FakeHost::start();
+    let daemon = node_of(&host);
+    let vps = Vps::new();
+    vps.create_with(&daemon, "busybox", "disabled", None);
+    vps.exec("echo mine >/root/file");
+    daemon.control("pause", vps.id).expect(200);
+    vps.stop(&daemon);
+    assert!(wait_until(SOON, || !container_exists(&vps.container())));
+    vps.create_again(&daemon, "busybox");
+    assert_eq!(vps.exec("cat /root/file"), "mine\n");
+    // The end is on its way to us when the stop comes, or is told after it.
+    remove_container(&vps.container());
+    let path = format!("/api/vps/stop/{}", vps.id);
+    let answer = daemon.post(&path, &json!({}));
+    assert!([200, 404].contains(&answer.status), "{}", answer.text());
+    assert!(wait_until(SOON, || daemon.task(vps.id)["status"] == "stopped"));
+}
+
 /// Creates and kills in each round.
 const ROUNDS: usize = 30;
 /// A thread for long calls ends after 2 s without work.

@@ -327,6 +327,20 @@ fn restart_by_the_host_opens_no_port_where_there_was_none() {
     }
 }
 
+#[test]
+fn snapshot_that_is_not_restored_tells_the_login_all_the_same() {
+    let mut daemon = Daemon::builder().set("auto_restore_on_create", false).start();
+    let key = SshKey::new("me");
+    let vps = Vps::new();
+    vps.create_with(&daemon, "debian-ssh", "upload", Some(&key.public()));
+    vps.wait_open(&daemon);
+    vps.exec("echo mine >/root/file");
+    let port = restart(&mut daemon, &vps, Left::Snapshot);
+    vps.wait_open(&daemon);
+    assert_eq!(said(&key.ssh(port, "test -e /root/file || echo new")), "new");
+    assert_refused(&ssh_without_a_key(port, "id"));
+}
+
 /// A container as the reference makes it, whose sshd has its rules in its own files.
 #[test]
 fn vps_of_another_runner_keeps_its_own_rules() {

@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::kit::{
-    Daemon, FakeHost, OwnEngine, SOON, SshKey, Vps, container_exists, container_status, docker,
-    image, inspect, node_of, remove_container, said, ssh_without_a_key, wait_until,
+    Behaviour, Daemon, EngineProxy, FakeHost, OwnEngine, SOON, SshKey, Vps, container_exists,
+    container_status, docker, image, inspect, node_of, remove_container, said, ssh_without_a_key,
+    wait_until,
 };
 
 /// Pauses of the outbox and of the Engine's event stream, after an outage of seconds.
@@ -97,7 +98,8 @@ fn kill_for_memory_inside_is_noted_and_the_vps_runs_on() {
     let memory = json!({ "required_memory_bytes": 64 << 20, "ssh_key_mode": "none" });
     vps.create(&daemon, "debian-ssh", memory).expect(200);
     vps.wait_open(&daemon);
-    let greedy = "tail -c 1G /dev/zero >/dev/null; true";
+    // It keeps the last line, which does not end.
+    let greedy = "head -c 300m /dev/zero | tail -n 1 >/dev/null; true";
     docker(&["exec", &vps.container(), "sh", "-c", greedy]);
     let noted = wait_until(SOON, || vps.state(&daemon)["oom_kills"].as_u64() > Some(0));
     assert!(noted, "{:#}", daemon.task(vps.id));
@@ -249,13 +251,12 @@ fn vps_that_the_host_has_lost_is_told_to_run_once_it_hears_again() {
 
 #[test]
 fn container_of_an_earlier_vps_gives_way_and_what_it_held_is_not_lost() {
-    let host = FakeHost::start();
-    let mut daemon = node_of(&host);
+    let (host, engine) = (FakeHost::start(), EngineProxy::start());
+    let mut daemon = Daemon::builder().host(&host).engine(&engine).start();
     let vps = Vps::new();
     vps.create_with(&daemon, "busybox", "disabled", None);
     vps.exec("echo mine >/root/file");
-    // Its record goes with the state directory, and the create comes before anybody has looked: as if
-    // it were for another node meanwhile.
+    // Its record goes with the state directory, and the create comes before anybody has looked.
     let kept = docker(&["commit", &vps.container()]);
     daemon.control("kill", vps.id).expect(200);
     assert!(wait_until(SOON, || !container_exists(&vps.container())));
@@ -265,10 +266,13 @@ fn container_of_an_earlier_vps_gives_way_and_what_it_held_is_not_lost() {
             std::fs::remove_file(file.unwrap().path()).unwrap();
         }
     }
-    daemon.restart();
     // The commit has the labels of its container, and so has what is made of it.
     docker(&["run", "-d", "--name", &vps.container(), kept.trim(), "sleep", "600"]);
+    engine.on("GET", "/containers/json", Behaviour::Hang);
+    daemon.restart();
     vps.create_again(&daemon, "busybox");
+    engine.clear();
+    engine.release();
     assert_eq!(vps.exec("cat /root/file"), "mine\n");
     assert!(inspect(&vps.container()).unwrap()["Config"]["Cmd"].to_string().contains("trap"));
     daemon.control("kill", vps.id).expect(200);

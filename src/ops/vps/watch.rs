@@ -131,13 +131,15 @@ fn note_end(
     container: &Container,
     exit: Exit,
 ) -> Result<bool, StoreError> {
+    // The Engine calls one that it is about to restart running, too.
+    let runs_now = matches!(container.state, ContainerState::Running | ContainerState::Paused);
     let (told, at) = match exit {
         Exit::Told { code, at } => (Some(code), Some(at)),
         Exit::Found => (None, None),
     };
     let is_new = node.tasks.update(id, |record| {
         let vps = &mut record.vps;
-        let of_run = match container.running {
+        let of_run = match runs_now {
             true => vps.running_since,
             false => container.started_at.map(Stamp::from),
         };
@@ -148,7 +150,7 @@ fn note_end(
         let was_short = of_run.is_some_and(|begun| at.since(begun) < VPS_RUN_IS_SHORT);
         vps.quick_ends = if was_short { vps.quick_ends.saturating_add(1) } else { 0 };
         vps.restarts = vps.restarts.saturating_add(1);
-        let exit_code = told.or((!container.running).then_some(container.exit_code));
+        let exit_code = told.or((!runs_now).then_some(container.exit_code));
         vps.last_end = Some(LastEnd { of_run, exit_code, oom_killed: container.oom_killed, at });
         vps.door = Door::None;
         true
