@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::kit::{
     Behaviour, Daemon, EngineProxy, FakeHost, SOON, Vps, container_exists, container_status,
-    docker, node_of, said, ssh_without_a_key, wait_until,
+    docker, node_of, remove_container, said, ssh_without_a_key, wait_until,
 };
 
 const AFTER_AN_OUTAGE: Duration = Duration::from_secs(30);

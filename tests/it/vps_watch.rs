@@ -247,6 +247,34 @@ fn vps_that_the_host_has_lost_is_told_to_run_once_it_hears_again() {
     assert_eq!(host.reports_of(vps.id).len(), 3);
 }
 
+/// The user has killed or stopped it at the host, and that call did not reach us.
+#[test]
+fn vps_that_the_host_has_ended_is_saved_and_stopped_once_that_is_heard() {
+    let host = FakeHost::start();
+    let daemon = node_of(&host);
+    // What comes before is not known to have come in unbroken contact.
+    host.wait_registered();
+    let vps = Vps::new();
+    vps.create_with(&daemon, "debian-ssh", "none", None);
+    vps.wait_open(&daemon);
+    host.wait_status(vps.id, "running", SOON);
+    vps.exec("echo mine >/root/file");
+    host.set_status(vps.id, "killed");
+    // A port that has moved is a report, which the host refuses.
+    let moved = wait_until(SOON * 3, || {
+        if runs(&vps) {
+            kill_first_process(&vps);
+        }
+        std::thread::sleep(Duration::from_secs(3));
+        !container_exists(&vps.container())
+    });
+    assert!(moved, "{:#?}", host.reports_of(vps.id));
+    assert!(wait_until(SOON, || daemon.task(vps.id)["status"] == "killed"));
+    assert_eq!(host.status_of(vps.id).as_deref(), Some("killed"));
+    assert!(host.reports_of(vps.id).iter().all(|report| !report.is_final()));
+    assert_eq!(docker(&["images", "-q", &vps.snapshot_repository()]).lines().count(), 1);
+}
+
 // ── in the way ───────────────────────────────────────────────────────────────────────────────
 
 #[test]
@@ -277,6 +305,8 @@ fn container_of_an_earlier_vps_gives_way_and_what_it_held_is_not_lost() {
     assert!(inspect(&vps.container()).unwrap()["Config"]["Cmd"].to_string().contains("trap"));
     daemon.control("kill", vps.id).expect(200);
     assert!(wait_until(SOON, || !container_exists(&vps.container())));
+    // Its snapshots are made of that.
+    drop(vps);
     docker(&["rmi", "-f", kept.trim()]);
 }
 
