@@ -629,5 +629,25 @@ pub const VPS_RUN_IS_SHORT: Duration = Duration::from_secs(60);
 pub const VPS_DOOR_EVERY: Duration = Duration::from_millis(500);
 pub const VPS_DOOR_PATIENCE: Duration = Duration::from_secs(1);
 pub const VPS_DOOR_SILENT_AFTER: Duration = Duration::from_secs(900);
-/// A commit of a large container to a slow disk.
-pub const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(3600);
+
+// ── snapshots ────────────────────────────────────────────────────────────────────────────────
+
+/// A commit of a large container to a slow disk, and a copy of it, each.
+pub const SNAPSHOT_TIMEOUT_DEFAULT: u64 = 3600;
+
+/// Layers of a snapshot, beyond which it is copied into one. An Engine on overlay2 takes 125 (seen with
+/// 20.10 to 28): what is left between serves a copy that fails and is tried again with the next.
+pub const SNAPSHOT_LAYERS_DEFAULT: u32 = 100;
+pub const SNAPSHOT_LAYERS_MOST: u32 = 120;
+
+/// What a user writes beside a snapshot. It travels in a request's head.
+pub const SNAPSHOT_MESSAGE_BYTES_MAX: usize = 4096;
+
+/// The Engine broke off the snapshot of a stop, after which the container is removed: how often it is
+/// tried, and how long its return is waited for.
+pub const SNAPSHOT_TRIES: u32 = 3;
+pub const SNAPSHOT_ENGINE_PATIENCE: Duration = Duration::from_secs(120);
+pub const SNAPSHOT_ENGINE_LOOK: Duration = Duration::from_secs(1);
+
+/// Two empty blocks end a tar archive.
+pub const TAR_END_BYTES: usize = 1024;

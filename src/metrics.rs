@@ -101,6 +101,8 @@ figures! {
     WATCHES_HELD Gauge "river_watches" "Directories watched now, for all sessions together.";
     WATCH_CHANGES_LOST Counter "river_watch_changes_lost_total" "Changes of files not told to a session because its queue was full, or times the kernel's queue was.";
     // ops
+    SNAPSHOTS_MADE Counter "river_snapshots_made_total" "Snapshots of VPS that were made.";
+    SNAPSHOTS_FLATTENED Counter "river_snapshots_flattened_total" "Snapshots of VPS that were copied into one layer.";
     VPS_RESTARTS Counter "river_vps_restarts_total" "Containers of VPS that ended without anybody's asking.";
     VPS_OOM_KILLS Counter "river_vps_oom_kills_total" "Processes in VPS that the kernel killed for memory.";
     TASKS_ENDED Counter "river_tasks_ended_total" "Tasks that have ended.";

@@ -62,6 +62,7 @@ fn status(error: &OpError) -> u16 {
         OpError::LocalTempMissing(_)
         | OpError::NoWatch(_)
         | OpError::VpsFailed { .. }
+        | OpError::SnapshotFailed { .. }
         | OpError::NoWayIn { .. }
         | OpError::Docker(_)
         | OpError::Image(_)

@@ -6,6 +6,7 @@ pub mod files;
 pub mod images;
 pub mod node;
 pub mod query;
+pub mod snapshots;
 pub mod spec;
 pub mod task_view;
 pub mod tasks;
@@ -30,6 +31,12 @@ pub static ROUTES: &[Route<Node>] = &[
     post("/api/vps/stop/{task_id}", vps::stop).slow(),
     post("/api/vps/pause/{task_id}", vps::pause),
     post("/api/vps/resume/{task_id}", vps::resume),
+    // contract 1.3
+    get("/api/vps/snapshots/{task_id}", snapshots::list),
+    post("/api/vps/snapshots/{task_id}", snapshots::create).slow(),
+    get("/api/vps/snapshots/{task_id}/latest", snapshots::latest),
+    delete("/api/vps/snapshots/{task_id}/{timestamp}", snapshots::delete).slow(),
+    delete("/api/vps/snapshots/{task_id}", snapshots::delete_all).slow(),
     // contract 1.5
     get("/api/docker/images", images::list).slow(),
     post("/api/docker/sync/{name}", images::sync).slow(),

@@ -1,4 +1,4 @@
-//! Rows of VPS (contract 1.2) and of their snapshots (contract 1.3).
+//! Rows of VPS (contract 1.2).
 
 use std::sync::Arc;
 

@@ -178,6 +178,12 @@ pub struct VpsState {
     /// The snapshot it was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored_from: Option<String>,
+    /// The number of the last snapshot that was begun, whatever became of it.
+    #[serde(default)]
+    pub last_snapshot: u64,
+    /// The snapshot that its stop has begun to make.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saving_as: Option<String>,
     /// The snapshot that its stop has made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saved_as: Option<String>,

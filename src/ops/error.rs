@@ -34,6 +34,11 @@ pub enum OpError {
         id: TaskId,
         why: String,
     },
+    /// A VPS has no snapshot more than before.
+    SnapshotFailed {
+        id: TaskId,
+        why: String,
+    },
     /// Neither bash nor sh is in the image.
     NoShell(TaskId),
     /// None of the paths is a directory that may be watched.
@@ -110,6 +115,7 @@ impl fmt::Display for OpError {
             }
             OpError::File { path, fault } => write!(f, "{path}: {fault}"),
             OpError::VpsFailed { id, why } => write!(f, "VPS {id} failed: {why}"),
+            OpError::SnapshotFailed { id, why } => write!(f, "no snapshot of VPS {id}: {why}"),
             OpError::NotRunning(id) => write!(f, "task {id} is not running"),
             OpError::NoShell(id) => {
                 write!(f, "the image of task {id} has no shell: neither /bin/bash nor /bin/sh")
@@ -157,6 +163,7 @@ impl std::error::Error for OpError {
             | OpError::InUse(_)
             | OpError::NotRunning(_)
             | OpError::VpsFailed { .. }
+            | OpError::SnapshotFailed { .. }
             | OpError::NothingToWatch
             | OpError::NoShell(_)
             | OpError::Denied { .. }

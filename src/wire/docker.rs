@@ -376,6 +376,25 @@ pub struct ImageInspect {
     pub config: InspectConfig,
 }
 
+/// The same answer, for a copy of the image: what it is built of, its configuration unread.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ImageBuild {
+    pub id: String,
+    pub size: i64,
+    #[serde(default)]
+    pub config: serde_json::Value,
+    #[serde(rename = "RootFS")]
+    pub root_fs: RootFs,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct RootFs {
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub layers: Vec<String>,
+}
+
 /// `GET /networks/{name}`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]

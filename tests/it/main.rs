@@ -61,6 +61,8 @@ mod restart;
 mod rows;
 /// SIGTERM at the worst of moments: an end within two seconds, and nothing lost.
 mod shutdown;
+/// Snapshots of VPS: rows, limits, restores, layers, and what goes wrong in the middle.
+mod snapshots;
 /// Attacks on the state directory: what is no record, and what becomes of its task.
 mod state;
 /// The runner's death at each call on the state directory.

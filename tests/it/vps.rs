@@ -1,62 +1,20 @@
 //! VPS in Docker (contract 1.2, 5.4) on the real Engine.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::kit::{
-    Daemon, FakeHost, Response, SOON, container_exists, docker, image, inspect, unique_id,
-    wait_until, with,
-};
-
-/// A create as the host sends it.
-fn body(id: u64, of: &str, more: Value) -> Value {
-    let body = json!({
-        "task_id": id.to_string(), "required_cores": 1, "required_gpus": [],
-        "required_memory_bytes": null, "target_numa_node_id": null, "container_name": null,
-        "registry_image": image(of), "pull": "never", "ssh_key_mode": "disabled",
-        "ssh_public_key": null, "ssh_port": 2222, "vps_backend": "docker",
-    });
-    with(body, more)
-}
-
-fn create(daemon: &Daemon, body: &Value) -> Response {
-    daemon.post("/api/vps/create", body)
-}
-
-fn container(id: u64) -> String {
-    format!("kohakuriver-vps-{id}")
-}
-
-/// Leaves nothing behind, whatever the test did.
-struct Vps {
-    id: u64,
-}
-
-impl Vps {
-    fn new() -> Vps {
-        Vps { id: unique_id() }
-    }
-}
-
-impl Drop for Vps {
-    fn drop(&mut self) {
-        let images = docker(&["images", "-q", &format!("kohakuriver-snapshot/vps-{}", self.id)]);
-        for image in images.lines() {
-            docker(&["rmi", "-f", image]);
-        }
-    }
-}
+use crate::kit::{Daemon, FakeHost, SOON, Vps, container_exists, docker, inspect, wait_until};
 
 #[test]
 fn desk_without_ssh_runs_until_it_is_stopped_and_comes_back_as_it_was() {
     let host = FakeHost::start();
     let daemon = Daemon::builder().host(&host).start();
     let vps = Vps::new();
-    let made = create(&daemon, &body(vps.id, "busybox", json!({}))).expect(200);
-    let name = container(vps.id);
+    let made = vps.create(&daemon, "busybox", json!({})).expect(200);
+    let name = vps.container();
     assert_eq!(made.json, json!({ "success": true, "ssh_port": 0, "container_name": name }));
     let running = host.wait_status(vps.id, "running", SOON);
     assert_eq!(running.ssh_port, Some(0));
-    create(&daemon, &body(vps.id, "busybox", json!({}))).expect(409);
+    vps.create(&daemon, "busybox", json!({})).expect(409);
     docker(&["exec", &name, "sh", "-c", "echo mine >/root/file"]);
 
     daemon.post(&format!("/api/vps/stop/{}", vps.id), &json!({})).expect(200);
@@ -64,8 +22,8 @@ fn desk_without_ssh_runs_until_it_is_stopped_and_comes_back_as_it_was() {
     daemon.post(&format!("/api/vps/stop/{}", vps.id), &json!({})).expect(404);
 
     // The host's restart: the same id, mode `none`, no key.
-    let again = body(vps.id, "busybox", json!({ "task_id": vps.id, "ssh_key_mode": "none" }));
-    let made = create(&daemon, &again).expect(200);
+    let again = json!({ "task_id": vps.id, "ssh_key_mode": "none" });
+    let made = vps.create(&daemon, "busybox", again).expect(200);
     assert_eq!(made.json["ssh_port"], 0);
     assert_eq!(docker(&["exec", &name, "cat", "/root/file"]), "mine\n");
     let inspected = inspect(&name).unwrap();
@@ -88,12 +46,12 @@ fn create_that_makes_no_sense_is_refused_and_the_host_is_told() {
         ),
         (json!({ "ssh_key_mode": "", "ssh_public_key": "a\nb" }), "ssh_public_key"),
     ] {
-        let id = unique_id();
-        let refused = create(&daemon, &body(id, "busybox", more)).expect(422);
+        let vps = Vps::new();
+        let refused = vps.create(&daemon, "busybox", more).expect(422);
         assert_eq!(refused.json["detail"][0]["loc"][1], field);
-        let told = host.wait_final(id, SOON);
+        let told = host.wait_final(vps.id, SOON);
         assert_eq!(told.status, "failed");
-        assert!(!container_exists(&container(id)));
+        assert!(!container_exists(&vps.container()));
     }
 }
 
@@ -102,9 +60,9 @@ fn image_without_sshd_and_package_manager_fails_with_its_reason() {
     let host = FakeHost::start();
     let daemon = Daemon::builder().host(&host).start();
     let vps = Vps::new();
-    let _ = create(&daemon, &body(vps.id, "busybox", json!({ "ssh_key_mode": "none" })));
+    let _ = vps.create(&daemon, "busybox", json!({ "ssh_key_mode": "none" }));
     let told = host.wait_final(vps.id, SOON);
     assert_eq!(told.status, "failed");
     assert!(told.message.as_deref().unwrap_or_default().contains("no sshd"), "{:?}", told.message);
-    assert!(wait_until(SOON, || !container_exists(&container(vps.id))));
+    assert!(wait_until(SOON, || !container_exists(&vps.container())));
 }

@@ -25,7 +25,7 @@ const LABEL_KIND: &str = "kohakuriver.task_type";
 /// The owner: `NODE_ID`. Without it a container made from a committed image would pass for ours.
 pub const LABEL_NODE: &str = "kohakuriver.node";
 /// The record's essentials as JSON, never environment or keys (design D6).
-const LABEL_RECORD: &str = "river-runner.record";
+pub const LABEL_RECORD: &str = "river-runner.record";
 
 /// The part of SHARED_DIR that every task sees, as [`SHARED_MOUNT`].
 pub const SHARED_DATA: &str = "shared_data";

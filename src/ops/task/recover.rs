@@ -17,7 +17,7 @@ use crate::model::placement::Placement;
 use crate::model::task::{Command, ContainerTrace, Report, TaskRecord, TaskSpec, Times, Work};
 use crate::model::vps::VpsState;
 use crate::ops::node::Exit;
-use crate::ops::{Node, network, vps};
+use crate::ops::{Node, network, snapshots, vps};
 use crate::threads::lock;
 
 /// Sets every live record going again after a start of ours. Needs no Engine: what needs one waits
@@ -122,6 +122,7 @@ pub fn reconcile(node: &Arc<Node>) -> Result<(), DockerError> {
         compare(node, stand, found.remove(&stand.id).as_ref());
     }
     remind(node);
+    snapshots::sweep_soon(node);
     // None of those with a container: they are rebuilt from it.
     let lost = node.tasks.lost().into_iter().filter(|id| !found.contains_key(id));
     lost.for_each(|id| lost::end(node, id));
@@ -134,6 +135,8 @@ pub fn reconcile(node: &Arc<Node>) -> Result<(), DockerError> {
 fn compare(node: &Arc<Node>, stand: &Stand, container: Option<&ContainerSummary>) {
     let id = stand.id;
     match (stand.phase, container.map(|container| container.state)) {
+        // By a commit, which thaws it again.
+        (Phase::Running, Some(ContainerState::Paused)) if node.vps.is_being_saved(id) => {}
         // A VPS may have ended and run again meanwhile.
         (Phase::Running | Phase::Paused, _) if stand.ssh_port.is_some() => {
             let is_so = container.is_some_and(|found| {

@@ -10,6 +10,7 @@ pub mod stop;
 pub mod watch;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::Sender;
@@ -22,6 +23,8 @@ use crate::lanes::Next;
 use crate::model::ids::TaskId;
 use crate::model::phase::{Phase, Wanted};
 use crate::model::task::{Report, TaskRecord};
+use crate::model::time::Stamp;
+use crate::stop::Stop;
 use crate::threads::lock;
 
 /// What the verbs on VPS share beside the records.
@@ -30,6 +33,12 @@ pub struct VpsDesk {
     creates: Waiting<u16>,
     /// Callers of stops.
     stops: Waiting<()>,
+    /// Snapshots under way, and what ends them.
+    pub makings: Mutex<HashMap<TaskId, Stop>>,
+    /// This run of ours, in what an unfinished copy of a snapshot would leave.
+    pub run: String,
+    /// What earlier runs left of such copies is away.
+    pub is_swept: AtomicBool,
     /// Creates of ids that are being stopped.
     pending: Mutex<BTreeMap<TaskId, Pending>>,
     /// Wakes whoever looks at the doors.
@@ -41,9 +50,23 @@ impl VpsDesk {
         VpsDesk {
             creates: Waiting::default(),
             stops: Waiting::default(),
+            makings: Mutex::default(),
+            run: Stamp::now().micros().to_string(),
+            is_swept: AtomicBool::new(false),
             pending: Mutex::default(),
             doors_wanted,
         }
+    }
+
+    /// A kill does not wait for a snapshot.
+    pub fn cut_short(&self, id: TaskId) {
+        let making = lock(&self.makings).get(&id).cloned();
+        making.into_iter().for_each(|making| making.raise());
+    }
+
+    /// Whether the Engine has its container frozen for a snapshot of ours.
+    pub fn is_being_saved(&self, id: TaskId) -> bool {
+        lock(&self.makings).contains_key(&id)
     }
 
     /// Asks for a look at the doors that are being prepared; a full queue has one waiting already.

@@ -59,7 +59,7 @@ fn save(node: &Arc<Node>, id: TaskId, container: &Container) -> Result<(), OpErr
     let saved = saved.and_then(|snapshot| i64::try_from(snapshot.timestamp).ok());
     let is_saved = ended.zip(saved).is_some_and(|(ended, at)| Stamp::from_seconds(at) > ended);
     if !is_saved {
-        snapshots::make(node, id, "before a new create")?;
+        snapshots::make(node, id, &container.id, "before a new create")?;
     }
     Ok(())
 }

@@ -12,9 +12,10 @@ use crate::model::ids::TaskId;
 use crate::model::phase::{Phase, Wanted};
 use crate::model::task::{FinalStatus, Outcome, TaskRecord};
 use crate::model::time::Stamp;
+use crate::ops::snapshots::Making;
 use crate::ops::task::finish::{clean_up, container_of, end, settle};
 use crate::ops::task::outcome::withdrawn;
-use crate::ops::task::{after, note_refusal, when_the_disk_is_back, when_the_engine_is_back};
+use crate::ops::task::{after, note_refusal, then, when_the_disk_is_back, when_the_engine_is_back};
 use crate::ops::{Node, OpError, snapshots};
 use crate::store::StoreError;
 
@@ -88,14 +89,19 @@ pub fn take_down(node: &Arc<Node>, record: &TaskRecord) -> Next {
             return when_the_engine_is_back(node, id, settle);
         }
     };
-    let saves = node.settings.auto_snapshot_on_stop && record.vps.saved_as.is_none();
+    let wants = node.settings.auto_snapshot_on_stop && record.vps.saved_as.is_none();
     let has_run = record.times.started.is_some();
     let node = Arc::clone(node);
     Next::Then(
         Place::Patient,
         Box::new(move || {
-            if saves && has_run {
-                save(&node, id);
+            let making = Making::begin(&node, id);
+            if wants && has_run {
+                snapshots::save_before_stop(&node, id, &container, &making);
+            }
+            // Killed meanwhile; or our own end, and the next run goes on with what was saved.
+            if making.is_cut() {
+                return then(&node, id, settle);
             }
             let gone = node.engine.stop_container(&container, VPS_STOP_GRACE).and_then(|()| {
                 node.engine.remove_container(&container, Removal::Forced, Volumes::Keep)
@@ -108,19 +114,21 @@ pub fn take_down(node: &Arc<Node>, record: &TaskRecord) -> Next {
                     return after(&node, id, REMOVE_RETRY_PAUSE, settle);
                 }
             }
-            let owner = Arc::clone(&node);
-            Next::Then(Place::Worker, Box::new(move || stopped(&owner, id)))
+            // Now that no container needs the old ones.
+            if let Some(saved) = node.tasks.get(id).and_then(|record| record.vps.saved_as) {
+                snapshots::tidy(&node, id, &saved, &making);
+            }
+            drop(making);
+            then(&node, id, is_down)
         }),
     )
 }
 
-/// A snapshot that can't be made does not prevent the stop (contract 5.9).
-fn save(node: &Arc<Node>, id: TaskId) {
-    match snapshots::make(node, id, "before its stop") {
-        Ok(tag) => {
-            node.tasks.note(id, |record| record.vps.saved_as = Some(tag));
-        }
-        Err(error) => log::error!("VPS {id}: no snapshot before its stop: {error}"),
+/// A kill may have come while its container went.
+fn is_down(node: &Arc<Node>, id: TaskId) -> Next {
+    match node.tasks.get(id) {
+        Some(record) if record.wanted == Wanted::Killed => settle(node, id),
+        _ => stopped(node, id),
     }
 }
 
@@ -137,6 +145,9 @@ fn finished(node: &Arc<Node>, id: TaskId, outcome: &Outcome) -> Next {
     match end(node, id, outcome, Some(Stamp::now())) {
         Ok(record) => {
             let next = clean_up(node, &record);
+            if outcome.status == FinalStatus::Killed {
+                snapshots::prune_soon(node, id);
+            }
             node.vps.stops.tell(id, || Ok(()));
             go_on(node, id);
             next

@@ -1,6 +1,8 @@
 //! Body of `/api/vps/create` (contract 1.2). Types are checked here; what a value may be is
 //! `api::vps_spec`'s business.
 
+use crate::limits::SNAPSHOT_MESSAGE_BYTES_MAX;
+
 use super::fields::{Fields, Invalid, integer, list, string};
 
 /// `POST /api/vps/create`, types checked, nothing interpreted.
@@ -44,5 +46,29 @@ impl VpsBody {
         fields.option("target_numa_node_id", integer);
         fields.option("ssh_port", integer);
         Ok((body, fields))
+    }
+}
+
+/// `POST /api/vps/snapshots/{id}`, which may have no body.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotBody {
+    pub message: Option<String>,
+}
+
+impl SnapshotBody {
+    /// # Errors
+    /// The body is no JSON object, or the message none that the Engine takes.
+    pub fn read(body: &[u8]) -> Result<SnapshotBody, Invalid> {
+        // A client without a body sends none, or says so.
+        if matches!(body.trim_ascii(), b"" | b"null") {
+            return Ok(SnapshotBody::default());
+        }
+        let mut fields = Fields::of_body(body)?;
+        let message = fields.option("message", string);
+        if message.as_ref().is_some_and(|message| message.len() > SNAPSHOT_MESSAGE_BYTES_MAX) {
+            let why = format!("must not have more than {SNAPSHOT_MESSAGE_BYTES_MAX} bytes");
+            fields.refuse("message", why);
+        }
+        fields.done(SnapshotBody { message })
     }
 }
