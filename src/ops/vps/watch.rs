@@ -224,10 +224,12 @@ fn look_at_the_port(
     let id = record.spec.id;
     let (address, port) = ssh_port(container).unwrap_or((None, 0));
     let has_host = node.host.is_some();
+    let is_being_saved = node.vps.is_being_saved(id);
     node.tasks.update(id, |record| {
         record.phase = match record.phase {
             // Somebody used the Engine behind our back; it is right (design law 3).
-            Phase::Running if container.paused => Phase::Paused,
+            // But a snapshot freezes it, and thaws it again.
+            Phase::Running if container.paused && !is_being_saved => Phase::Paused,
             Phase::Paused if !container.paused && !is_new_run => Phase::Running,
             Phase::Running | Phase::Paused => record.phase,
             _ => return,
