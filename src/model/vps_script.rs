@@ -10,10 +10,12 @@ use super::ids::TaskId;
 use super::script::quote;
 use super::vps::Login;
 
-/// How the script ends when SSH can't be set up; its last line says why.
+/// How the script ends when SSH can't be set up.
 pub const SETUP_FAILED_EXIT_CODE: i64 = 97;
 /// Begins each line of the script's own.
 pub const SAYS: &str = "river-runner: ";
+/// Begins the last of them in that case; the rest of it says why.
+pub const SAYS_WHY: &str = "river-runner: failed: ";
 
 /// The text after `/bin/sh -c`.
 pub fn setup_script(id: TaskId, login: &Login) -> String {
@@ -50,7 +52,7 @@ const IDLE: &str = r#"idle() {
 
 const FIND: &str = r#"say() { echo "river-runner: $*" >&2; }
 fail() {
-    say "$*"
+    say "failed: $*"
     exit 97
 }
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -70,9 +72,9 @@ add_sshd() {
     if has apt-get; then
         say 'installing openssh-server with apt-get'
         export DEBIAN_FRONTEND=noninteractive
-        limited apt-get -q -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20 \
+        limited apt-get -q -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 \
             -o Acquire::Retries=1 update >&2
-        apt-get -q -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20 \
+        apt-get -q -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 \
             -o Acquire::Retries=1 install -y --no-install-recommends openssh-server >&2
     elif has apk; then
         say 'installing openssh with apk'

@@ -43,7 +43,8 @@ fn kill(daemon: &Daemon, vps: &Vps) {
     daemon.control("kill", vps.id).expect(200);
     let name = vps.container();
     assert!(wait_until(SOON, || !container_exists(&name)));
-    daemon.wait_over(vps.id);
+    // Then the id is free for a new one.
+    assert!(wait_until(SOON, || !daemon.record_path(vps.id).exists()));
 }
 
 fn write(vps: &Vps, text: &str, file: &str) {
@@ -343,7 +344,7 @@ fn snapshot_of_another_runner_keeps_its_login_and_makes_no_unique_size_up() {
     let maker = format!("river-test-{}", vps.id);
     docker(&["create", "--name", &maker, &image("busybox"), "true"]);
     let tag = format!("kohakuriver-snapshot/vps-{}:1700000000", vps.id);
-    docker(&["commit", &maker, &tag]);
+    docker(&["commit", "--change", "EXPOSE 22", &maker, &tag]);
     docker(&["rm", &maker]);
     let row = daemon.get(&path(vps.id)).expect(200).json["snapshots"][0].clone();
     assert_eq!((&row["tag"], &row["unique_size"]), (&json!(tag), &json!(null)));

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::kit::{
     Behaviour, Daemon, EngineProxy, FakeHost, SOON, Vps, container_exists, container_status,
-    docker, node_of, said, ssh_without_a_key, wait_until,
+    docker, node_of, remove_container, said, ssh_without_a_key, wait_until,
 };
 
 const AFTER_AN_OUTAGE: Duration = Duration::from_secs(30);
@@ -163,6 +163,26 @@ fn both_routes_pause_resume_and_kill() {
     for path in ["/api/vps/stop", "/api/vps/pause", "/api/vps/resume"] {
         daemon.post(&format!("{path}/{}", vps.id), &json!({})).expect(404);
     }
+}
+
+#[test]
+fn paused_vps_and_one_whose_container_is_gone_can_be_stopped() {
+    let host = FakeHost::start();
+    let daemon = node_of(&host);
+    let vps = Vps::new();
+    vps.create_with(&daemon, "busybox", "disabled", None);
+    vps.exec("echo mine >/root/file");
+    daemon.control("pause", vps.id).expect(200);
+    vps.stop(&daemon);
+    assert!(wait_until(SOON, || !container_exists(&vps.container())));
+    vps.create_again(&daemon, "busybox");
+    assert_eq!(vps.exec("cat /root/file"), "mine\n");
+    // The end is on its way to us when the stop comes, or is told after it.
+    remove_container(&vps.container());
+    let path = format!("/api/vps/stop/{}", vps.id);
+    let answer = daemon.post(&path, &json!({}));
+    assert!([200, 404].contains(&answer.status), "{}", answer.text());
+    assert!(wait_until(SOON, || daemon.task(vps.id)["status"] == "stopped"));
 }
 
 /// Creates and kills in each round.

@@ -3,13 +3,15 @@
 //! rule 14).
 
 use std::fs;
+use std::net::TcpListener;
 use std::time::Instant;
 
 use serde_json::json;
 
 use crate::kit::{
-    Daemon, FakeHost, SOON, SshKey, Vps, assert_refused, container_exists, docker, image, inspect,
-    is_free, node_of, remove_container, said, ssh_without_a_key, test_name, wait_until,
+    Daemon, FakeHost, NETWORK_GATEWAY, SOON, SshKey, Vps, assert_refused, container_exists, docker,
+    image, inspect, is_free, node_of, remove_container, said, ssh_without_a_key, test_name,
+    wait_until,
 };
 
 /// What the Engine says of a container's port 22.
@@ -117,26 +119,29 @@ fn image_without_an_sshd_gets_one_from_its_package_manager_once() {
     assert!(!logs.contains("installing"), "{logs}");
 }
 
+/// Sources that refuse, and one that takes the connection and never says a word.
 #[test]
-fn package_manager_without_a_network_is_told_as_a_failure_in_time() {
+fn package_manager_without_a_mirror_is_told_as_a_failure_in_time() {
     let host = FakeHost::start();
     let daemon = node_of(&host);
-    let vps = Vps::new();
-    // An address that nobody has (RFC 5737), whose packets may be dropped without a word.
-    let sources = "echo 'deb http://192.0.2.1/debian bookworm main' >/etc/apt/sources.list";
-    let variant = Variant::of("debian-repo", &format!("RUN {sources}"));
-    let since = Instant::now();
-    let more = json!({ "registry_image": variant.0, "ssh_key_mode": "none" });
-    vps.create(&daemon, "debian-repo", more).expect(200);
-    let told = host.wait_final(vps.id, SOON * 8);
-    eprintln!("told after {:?}: {:?}", since.elapsed(), told.message);
-    assert_eq!(told.status, "failed");
-    let message = told.message.unwrap();
-    assert!(
-        message.contains("could not be installed") && message.contains("openssh-server"),
-        "{message}"
-    );
-    assert!(wait_until(SOON, || !container_exists(&vps.container())));
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    let mute = format!("{NETWORK_GATEWAY}:{}", listener.local_addr().unwrap().port());
+    for (mirror, patience) in [("127.0.0.1:1", SOON * 2), (mute.as_str(), SOON * 9)] {
+        let sources = format!("deb http://{mirror}/debian bookworm main");
+        let lines = format!("RUN echo '{sources}' >/etc/apt/sources.list");
+        let variant = Variant::of("debian-repo", &lines);
+        let vps = Vps::new();
+        let since = Instant::now();
+        let more = json!({ "registry_image": variant.0, "ssh_key_mode": "none" });
+        vps.create(&daemon, "debian-repo", more).expect(200);
+        let told = host.wait_final(vps.id, patience);
+        eprintln!("told after {:?}: {:?}", since.elapsed(), told.message);
+        assert_eq!(told.status, "failed");
+        let message = told.message.unwrap();
+        assert!(message.contains("could not be installed"), "{message}");
+        assert!(message.contains("openssh-server"), "{message}");
+        assert!(wait_until(SOON, || !container_exists(&vps.container())));
+    }
 }
 
 /// An image made of a test image by these lines of a Dockerfile.
@@ -185,10 +190,10 @@ fn user_entrypoint_and_settings_of_the_image_do_not_matter() {
 fn image_made_of_a_vps_does_not_let_its_former_owner_in() {
     let daemon = Daemon::start();
     let (former, owner) = (SshKey::new("former"), SshKey::new("owner"));
+    let made = Variant(test_name("made-of-a-vps"));
     let (before, vps) = (Vps::new(), Vps::new());
     before.create_with(&daemon, "debian-ssh", "upload", Some(&former.public()));
     before.wait_open(&daemon);
-    let made = Variant(test_name("made-of-a-vps"));
     docker(&["commit", &before.container(), &made.0]);
     let more = json!({
         "registry_image": made.0, "ssh_key_mode": "upload", "ssh_public_key": owner.public(),
@@ -325,6 +330,20 @@ fn restart_by_the_host_opens_no_port_where_there_was_none() {
         assert_eq!(inspect(&vps.container()).unwrap()["HostConfig"]["PortBindings"], json!({}));
         assert_eq!(vps.state(&daemon)["ssh"], "none");
     }
+}
+
+#[test]
+fn snapshot_that_is_not_restored_tells_the_login_all_the_same() {
+    let mut daemon = Daemon::builder().set("auto_restore_on_create", false).start();
+    let key = SshKey::new("me");
+    let vps = Vps::new();
+    vps.create_with(&daemon, "debian-ssh", "upload", Some(&key.public()));
+    vps.wait_open(&daemon);
+    vps.exec("echo mine >/root/file");
+    let port = restart(&mut daemon, &vps, Left::Snapshot);
+    vps.wait_open(&daemon);
+    assert_eq!(said(&key.ssh(port, "test -e /root/file || echo new")), "new");
+    assert_refused(&ssh_without_a_key(port, "id"));
 }
 
 /// A container as the reference makes it, whose sshd has its rules in its own files.

@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::kit::{
-    Daemon, FakeHost, OwnEngine, SOON, SshKey, Vps, container_exists, container_status, docker,
-    image, inspect, node_of, remove_container, said, ssh_without_a_key, wait_until,
+    Behaviour, Daemon, EngineProxy, FakeHost, OwnEngine, SOON, SshKey, Vps, container_exists,
+    container_status, docker, image, inspect, node_of, remove_container, said, ssh_without_a_key,
+    wait_until,
 };
 
 /// Pauses of the outbox and of the Engine's event stream, after an outage of seconds.
@@ -97,7 +98,8 @@ fn kill_for_memory_inside_is_noted_and_the_vps_runs_on() {
     let memory = json!({ "required_memory_bytes": 64 << 20, "ssh_key_mode": "none" });
     vps.create(&daemon, "debian-ssh", memory).expect(200);
     vps.wait_open(&daemon);
-    let greedy = "tail -c 1G /dev/zero >/dev/null; true";
+    // It keeps the last line, which does not end.
+    let greedy = "head -c 300m /dev/zero | tail -n 1 >/dev/null; true";
     docker(&["exec", &vps.container(), "sh", "-c", greedy]);
     let noted = wait_until(SOON, || vps.state(&daemon)["oom_kills"].as_u64() > Some(0));
     assert!(noted, "{:#}", daemon.task(vps.id));
@@ -245,17 +247,44 @@ fn vps_that_the_host_has_lost_is_told_to_run_once_it_hears_again() {
     assert_eq!(host.reports_of(vps.id).len(), 3);
 }
 
+/// The user has killed or stopped it at the host, and that call did not reach us.
+#[test]
+fn vps_that_the_host_has_ended_is_saved_and_stopped_once_that_is_heard() {
+    let host = FakeHost::start();
+    let daemon = node_of(&host);
+    // What comes before is not known to have come in unbroken contact.
+    host.wait_registered();
+    let vps = Vps::new();
+    vps.create_with(&daemon, "debian-ssh", "none", None);
+    vps.wait_open(&daemon);
+    host.wait_status(vps.id, "running", SOON);
+    vps.exec("echo mine >/root/file");
+    host.set_status(vps.id, "killed");
+    // A port that has moved is a report, which the host refuses.
+    let moved = wait_until(SOON * 3, || {
+        if runs(&vps) {
+            kill_first_process(&vps);
+        }
+        std::thread::sleep(Duration::from_secs(3));
+        !container_exists(&vps.container())
+    });
+    assert!(moved, "{:#?}", host.reports_of(vps.id));
+    assert!(wait_until(SOON, || daemon.task(vps.id)["status"] == "killed"));
+    assert_eq!(host.status_of(vps.id).as_deref(), Some("killed"));
+    assert!(host.reports_of(vps.id).iter().all(|report| !report.is_final()));
+    assert_eq!(docker(&["images", "-q", &vps.snapshot_repository()]).lines().count(), 1);
+}
+
 // ── in the way ───────────────────────────────────────────────────────────────────────────────
 
 #[test]
 fn container_of_an_earlier_vps_gives_way_and_what_it_held_is_not_lost() {
-    let host = FakeHost::start();
-    let mut daemon = node_of(&host);
+    let (host, engine) = (FakeHost::start(), EngineProxy::start());
+    let mut daemon = Daemon::builder().host(&host).engine(&engine).start();
     let vps = Vps::new();
     vps.create_with(&daemon, "busybox", "disabled", None);
     vps.exec("echo mine >/root/file");
-    // Its record goes with the state directory, and the create comes before anybody has looked: as if
-    // it were for another node meanwhile.
+    // Its record goes with the state directory, and the create comes before anybody has looked.
     let kept = docker(&["commit", &vps.container()]);
     daemon.control("kill", vps.id).expect(200);
     assert!(wait_until(SOON, || !container_exists(&vps.container())));
@@ -265,14 +294,19 @@ fn container_of_an_earlier_vps_gives_way_and_what_it_held_is_not_lost() {
             std::fs::remove_file(file.unwrap().path()).unwrap();
         }
     }
-    daemon.restart();
     // The commit has the labels of its container, and so has what is made of it.
     docker(&["run", "-d", "--name", &vps.container(), kept.trim(), "sleep", "600"]);
+    engine.on("GET", "/containers/json", Behaviour::Hang);
+    daemon.restart();
     vps.create_again(&daemon, "busybox");
+    engine.clear();
+    engine.release();
     assert_eq!(vps.exec("cat /root/file"), "mine\n");
     assert!(inspect(&vps.container()).unwrap()["Config"]["Cmd"].to_string().contains("trap"));
     daemon.control("kill", vps.id).expect(200);
     assert!(wait_until(SOON, || !container_exists(&vps.container())));
+    // Its snapshots are made of that.
+    drop(vps);
     docker(&["rmi", "-f", kept.trim()]);
 }
 

@@ -206,6 +206,10 @@ fn take_in(node: &Arc<Node>, id: TaskId, container: &ContainerSummary) {
         return; // accepted while we looked
     }
     if node.tasks.is_over(id) {
+        if is_of_another_create(node, id, container) {
+            log::debug!("VPS {id}: is over; the container of another create of it is left alone");
+            return;
+        }
         log::info!("task {id}: is over; removing the container it left");
         if let Err(error) =
             node.engine.remove_container(&container.id, Removal::Forced, Volumes::Remove)
@@ -244,6 +248,14 @@ fn take_in(node: &Arc<Node>, id: TaskId, container: &ContainerSummary) {
     metrics::RECORDS_REBUILT.up();
     node.outbox.notify(id);
     compare(node, &stand, Some(container));
+}
+
+/// Whether the record that is over is not that of this container: an id of a VPS is created again, and
+/// the state directory may be an old one. Such a container is somebody's desk.
+fn is_of_another_create(node: &Node, id: TaskId, container: &ContainerSummary) -> bool {
+    let Some(essentials) = Essentials::from_labels(&container.labels) else { return false };
+    matches!(essentials.work, EssentialWork::Vps { .. })
+        && node.tasks.find(id).map_or(true, |over| over.times.accepted != essentials.accepted)
 }
 
 /// The record of a task whose state directory is gone. It runs, or has run, so it can only be

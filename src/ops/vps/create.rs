@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::container::{SSH_PORT, login_of};
 use super::{Told, watch};
-use crate::docker::{Container, DockerError};
+use crate::docker::{Container, ContainerState, DockerError};
 use crate::lanes::Next;
 use crate::limits::{VPS_PENDING_MAX, VPS_PORT_PAUSE, VPS_PORT_TRIES};
 use crate::machine::random::hex_128;
@@ -45,7 +45,7 @@ pub fn accept(node: &Arc<Node>, spec: TaskSpec, told: Told<u16>) -> Result<(), O
     if live.is_some_and(|record| record.wanted == Wanted::Stopped && record.phase != Phase::Ended) {
         return wait_for_the_stop(node, spec, told);
     }
-    let (spec, is_again) = with_the_login_of_before(node, spec);
+    let (spec, is_again) = with_the_login_of_before(node, spec)?;
     let reports = node.host.iter().map(|_| Report::Pending).collect();
     let secret = hex_128().map_err(OpError::NoRandomness)?;
     let numa_node = spec.placement.node();
@@ -121,27 +121,38 @@ pub fn reject(node: &Arc<Node>, id: TaskId, why: &str) {
 }
 
 /// A restart by the host says `none` whatever the VPS was: what the first create said counts.
-fn with_the_login_of_before(node: &Node, mut spec: TaskSpec) -> (TaskSpec, bool) {
-    let Ok(before) = node.tasks.find(spec.id) else { return (spec, false) };
-    let Some(before) = before.spec.vps().cloned() else { return (spec, false) };
+/// A record that can't be read now is no reason to forget it.
+fn with_the_login_of_before(
+    node: &Node,
+    mut spec: TaskSpec,
+) -> Result<(TaskSpec, bool), StoreError> {
+    let before = match node.tasks.find(spec.id) {
+        Ok(before) => before,
+        Err(StoreError::Missing(_)) => return Ok((spec, false)),
+        Err(error) => return Err(error),
+    };
+    let Some(before) = before.spec.vps().cloned() else { return Ok((spec, false)) };
     if let Work::Vps { vps } = &mut spec.work
         && vps.login == Login::Open
     {
         *vps = Vps { login: before.login, is_remembered: true };
     }
-    (spec, true)
+    Ok((spec, true))
 }
 
 /// The image: the snapshot of this id that was asked for, its newest, or any other image.
 pub fn choose_image(node: &Arc<Node>, record: &TaskRecord) -> Next {
     let id = record.spec.id;
+    let Some(vps) = record.spec.vps() else { return image_step(node, record) };
     let named = match &record.spec.image {
         ImageSource::Registry(tag, _) if snapshots::is_of(id, tag) => Some(tag.as_str()),
         ImageSource::Registry(..) | ImageSource::Environment(_) => None,
     };
-    // One that was asked for by its name restores as well: its login must not become another.
-    let restores = node.settings.auto_restore_on_create || named.is_some();
-    if !restores || record.vps.restored_from.is_some() {
+    // One that was asked for by its name restores as well.
+    let is_wished = node.settings.auto_restore_on_create || named.is_some();
+    let restores = is_wished && record.vps.restored_from.is_none();
+    let is_doubtful = vps.login == Login::Open && !vps.is_remembered;
+    if !restores && !is_doubtful {
         return image_step(node, record);
     }
     let chosen = match named {
@@ -164,11 +175,12 @@ pub fn choose_image(node: &Arc<Node>, record: &TaskRecord) -> Next {
         }
     };
     let restored = node.tasks.update(id, |record| {
-        record.spec.image = ImageSource::Registry(snapshot.tag.clone(), Pull::Never);
-        record.vps.restored_from = Some(snapshot.tag.clone());
+        if restores {
+            record.spec.image = ImageSource::Registry(snapshot.tag.clone(), Pull::Never);
+            record.vps.restored_from = Some(snapshot.tag.clone());
+        }
         if let Work::Vps { vps } = &mut record.spec.work
-            && vps.login == Login::Open
-            && !vps.is_remembered
+            && is_doubtful
         {
             // Nobody here remembers the VPS, but it was one: passwordless only if it was that.
             *vps = Vps { login, is_remembered: true };
@@ -213,7 +225,9 @@ fn look_for_the_port(node: &Arc<Node>, id: TaskId, at: Stamp, nth: u32) -> Next 
                 let again = Box::new(move || look_for_the_port(&owner, id, at, nth + 1));
                 return Next::After(VPS_PORT_PAUSE, again);
             }
-            if !container.running && container.exit_code == SETUP_FAILED_EXIT_CODE {
+            if container.state != ContainerState::Running
+                && container.exit_code == SETUP_FAILED_EXIT_CODE
+            {
                 return watch::ended(node, &record, Exit::Found);
             }
             (found, container.started_at.map(Stamp::from))

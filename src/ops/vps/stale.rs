@@ -3,13 +3,15 @@
 
 use std::sync::Arc;
 
+use super::container::login_of;
 use crate::docker::{Container, Removal, Volumes};
 use crate::lanes::{Next, Place};
 use crate::limits::REMOVE_RETRY_PAUSE;
 use crate::model::ids::TaskId;
 use crate::model::phase::Phase;
-use crate::model::task::{ContainerTrace, TaskRecord};
+use crate::model::task::{ContainerTrace, TaskRecord, Work};
 use crate::model::time::Stamp;
+use crate::model::vps::{Login, Vps};
 use crate::ops::task::container::Essentials;
 use crate::ops::task::execute::begin;
 use crate::ops::task::finish::refuse;
@@ -41,7 +43,7 @@ pub fn clear(node: &Arc<Node>, id: TaskId, container: Container) -> Next {
                     note_refusal(id, "an earlier container of it", &error);
                     after(&node, id, REMOVE_RETRY_PAUSE, begin)
                 }
-                _ => begin_again(&node, id),
+                _ => begin_again(&node, id, &container),
             }
         }),
     )
@@ -72,8 +74,15 @@ fn left_alone(node: &Arc<Node>, id: TaskId, error: &OpError) -> Next {
     refuse(node, id, failed(why))
 }
 
-fn begin_again(node: &Arc<Node>, id: TaskId) -> Next {
+fn begin_again(node: &Arc<Node>, id: TaskId, container: &Container) -> Next {
     let back = node.tasks.update(id, |record| {
+        if let Work::Vps { vps } = &mut record.spec.work
+            && vps.login == Login::Open
+            && !vps.is_remembered
+        {
+            let login = login_of(&container.labels).unwrap_or(Login::Kept);
+            *vps = Vps { login, is_remembered: true };
+        }
         if matches!(record.phase, Phase::Creating | Phase::Starting) {
             record.phase = Phase::Accepted;
             record.container = ContainerTrace::None;

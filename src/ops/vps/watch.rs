@@ -7,7 +7,8 @@ use super::create::ssh_port;
 use crate::docker::{Container, ContainerState, ContainerSummary, DockerError, Removal, Volumes};
 use crate::lanes::Next;
 use crate::limits::{
-    VPS_LOOK_AGAIN, VPS_RESTART_PAUSE_MAX, VPS_RESTART_PAUSE_MIN, VPS_RUN_IS_SHORT,
+    LOG_TAIL_BYTES_MAX, VPS_LOOK_AGAIN, VPS_RESTART_PAUSE_MAX, VPS_RESTART_PAUSE_MIN,
+    VPS_RUN_IS_SHORT,
 };
 use crate::metrics;
 use crate::model::ids::TaskId;
@@ -15,7 +16,7 @@ use crate::model::phase::{Phase, Wanted};
 use crate::model::task::{FinalStatus, Outcome, Report, TaskRecord};
 use crate::model::time::Stamp;
 use crate::model::vps::{Door, LastEnd};
-use crate::model::vps_script::{SAYS, SETUP_FAILED_EXIT_CODE};
+use crate::model::vps_script::{SAYS, SAYS_WHY, SETUP_FAILED_EXIT_CODE};
 use crate::ops::Node;
 use crate::ops::node::Exit;
 use crate::ops::task::finish::{clean_up, end, settle};
@@ -40,7 +41,19 @@ pub fn ended(node: &Arc<Node>, record: &TaskRecord, exit: Exit) -> Next {
             return when_the_engine_is_back(node, id, settle);
         }
     };
-    if let Some(why) = set_up_failed(node, record, &container, exit) {
+    if set_up_failed(record, &container, exit) {
+        let why = match said_why(node, &container) {
+            Some(why) => why,
+            // The Engine tells an end a moment before it has read the last line.
+            None if Stamp::now().since(record.times.started.unwrap_or(record.times.accepted))
+                < VPS_RUN_IS_SHORT =>
+            {
+                return after(node, id, VPS_LOOK_AGAIN, settle);
+            }
+            None => "it ended without a word".to_owned(),
+        };
+        let message = format!("SSH could not be set up: {why}");
+        let why = Outcome { exit_code: Some(SETUP_FAILED_EXIT_CODE), ..failed(message) };
         return match node.engine.remove_container(&container.id, Removal::Forced, Volumes::Remove) {
             Err(error) if !error.is_missing() => {
                 note_refusal(id, "its container", &error);
@@ -93,34 +106,28 @@ pub fn is_as_recorded(phase: Phase, port: u16, container: &ContainerSummary) -> 
     is_so && is_there
 }
 
-/// The set-up's own words, if it is what has ended. Only ever of the first run, and while nobody could
-/// get in: later the container holds somebody's work, and stays whatever becomes of its sshd.
-fn set_up_failed(
-    node: &Node,
-    record: &TaskRecord,
-    container: &Container,
-    exit: Exit,
-) -> Option<Outcome> {
+/// Whether it is the set-up that has ended. Only ever of the first run, and while nobody could get in:
+/// later the container holds somebody's work, and stays whatever becomes of its sshd.
+fn set_up_failed(record: &TaskRecord, container: &Container, exit: Exit) -> bool {
     let code = match exit {
         Exit::Told { code, .. } => code,
         Exit::Found => container.exit_code,
     };
     let has_worked = record.vps.opened.is_some() || record.vps.restarts > 0;
-    if code != SETUP_FAILED_EXIT_CODE || has_worked || record.vps.door == Door::Silent {
-        return None;
-    }
-    let tail = node.engine.container_log_tail(&container.id, crate::limits::LOG_TAIL_BYTES_MAX);
-    let said = tail.map(|tail| String::from_utf8_lossy(&tail.stderr).into_owned());
-    let said = said.unwrap_or_default();
-    let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let why = lines.iter().rev().find_map(|line| line.strip_prefix(SAYS));
-    let before = lines.iter().rev().find(|line| !line.starts_with(SAYS));
-    let why = why.unwrap_or("it ended without a word");
-    let message = match before {
-        Some(before) => format!("SSH could not be set up: {why} ({before})"),
-        None => format!("SSH could not be set up: {why}"),
-    };
-    Some(Outcome { exit_code: Some(code), ..failed(message) })
+    code == SETUP_FAILED_EXIT_CODE && !has_worked && record.vps.door != Door::Silent
+}
+
+/// The set-up's own words, and the last ones of what it ran. The container may run again already, and
+/// say more.
+fn said_why(node: &Node, container: &Container) -> Option<String> {
+    let tail = node.engine.container_log_tail(&container.id, LOG_TAIL_BYTES_MAX).ok()?;
+    let said = String::from_utf8_lossy(&tail.stderr).into_owned();
+    let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty()).rev();
+    let why = lines.find_map(|line| line.strip_prefix(SAYS_WHY))?;
+    Some(match lines.next().filter(|line| !line.starts_with(SAYS)) {
+        Some(before) => format!("{why} ({before})"),
+        None => why.to_owned(),
+    })
 }
 
 /// Writes the end of a run down, once for each. The run is the one that the container shows, or, if it
@@ -131,13 +138,15 @@ fn note_end(
     container: &Container,
     exit: Exit,
 ) -> Result<bool, StoreError> {
+    // The Engine calls one that it is about to restart running, too.
+    let runs_now = matches!(container.state, ContainerState::Running | ContainerState::Paused);
     let (told, at) = match exit {
         Exit::Told { code, at } => (Some(code), Some(at)),
         Exit::Found => (None, None),
     };
     let is_new = node.tasks.update(id, |record| {
         let vps = &mut record.vps;
-        let of_run = match container.running {
+        let of_run = match runs_now {
             true => vps.running_since,
             false => container.started_at.map(Stamp::from),
         };
@@ -148,7 +157,7 @@ fn note_end(
         let was_short = of_run.is_some_and(|begun| at.since(begun) < VPS_RUN_IS_SHORT);
         vps.quick_ends = if was_short { vps.quick_ends.saturating_add(1) } else { 0 };
         vps.restarts = vps.restarts.saturating_add(1);
-        let exit_code = told.or((!container.running).then_some(container.exit_code));
+        let exit_code = told.or((!runs_now).then_some(container.exit_code));
         vps.last_end = Some(LastEnd { of_run, exit_code, oom_killed: container.oom_killed, at });
         vps.door = Door::None;
         true
@@ -215,10 +224,12 @@ fn look_at_the_port(
     let id = record.spec.id;
     let (address, port) = ssh_port(container).unwrap_or((None, 0));
     let has_host = node.host.is_some();
+    let is_being_saved = node.vps.is_being_saved(id);
     node.tasks.update(id, |record| {
         record.phase = match record.phase {
             // Somebody used the Engine behind our back; it is right (design law 3).
-            Phase::Running if container.paused => Phase::Paused,
+            // But a snapshot freezes it, and thaws it again.
+            Phase::Running if container.paused && !is_being_saved => Phase::Paused,
             Phase::Paused if !container.paused && !is_new_run => Phase::Running,
             Phase::Running | Phase::Paused => record.phase,
             _ => return,
