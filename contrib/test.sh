@@ -32,7 +32,7 @@ main() {
 
     install_basics
     # Place for QEMU (qemu-system-x86, qemu-utils): no test starts a guest yet.
-    install_packages strace debootstrap
+    install_packages strace debootstrap openssh-client
     ensure_engine "$SCRATCH_DIR/dockerd.log"
     PRODUCTION_NETWORK_BEFORE=$(networks_named kohakuriver-net)
     PREPARED=yes

@@ -542,6 +542,13 @@ pub const CLI_ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a quiet log stream looks whether it is still wanted.
 pub const CLI_STREAM_TICK: Duration = Duration::from_millis(250);
 
+/// A VPS is created, or a snapshot made, when its image is there and written: as long as the runner
+/// itself waits.
+pub const CLI_VPS_PATIENCE: Duration = Duration::from_secs(60 * 60 + 60);
+
+/// The stop of a VPS is answered within [`VPS_STOP_PATIENCE`], done or not.
+pub const CLI_VPS_STOP_PATIENCE: Duration = Duration::from_secs(60);
+
 /// A log stream that is quiet for so long is opened anew: its peer may be gone without a word.
 pub const CLI_QUIET_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -675,3 +682,49 @@ pub const TERMINAL_UNSEEN_PATIENCE: Duration = Duration::from_secs(2);
 /// The Engine's answer to an exec's start: somebody sits in front of the screen, and most clients have
 /// given up by then.
 pub const TERMINAL_OPEN_DEADLINE: Duration = Duration::from_secs(10);
+
+// ── VPS ──────────────────────────────────────────────────────────────────────────────────────
+
+/// Creates that wait for a stop of the same id.
+pub const VPS_PENDING_MAX: usize = 64;
+/// The Engine's mapping of port 22 may come a moment after the start (contract 5.4).
+pub const VPS_PORT_TRIES: u32 = 5;
+pub const VPS_PORT_PAUSE: Duration = Duration::from_millis(500);
+/// Between SIGTERM and SIGKILL (contract 5.10).
+pub const VPS_STOP_GRACE: Duration = Duration::from_secs(10);
+/// The host gives up a stop after 30 s (contract 4).
+pub const VPS_STOP_PATIENCE: Duration = Duration::from_secs(25);
+/// A container that the Engine restarts, or is asked to start, is looked at again.
+pub const VPS_LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Between an end that nobody asked for and our start; doubled with each.
+pub const VPS_RESTART_PAUSE_MIN: Duration = Duration::from_secs(1);
+pub const VPS_RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// A run that was shorter than this makes the next pause longer.
+pub const VPS_RUN_IS_SHORT: Duration = Duration::from_secs(60);
+/// How often a port is tried while sshd is set up, how long each time, and when it is given up: a
+/// package manager over a slow line.
+pub const VPS_DOOR_EVERY: Duration = Duration::from_millis(500);
+pub const VPS_DOOR_PATIENCE: Duration = Duration::from_secs(1);
+pub const VPS_DOOR_SILENT_AFTER: Duration = Duration::from_secs(900);
+
+// ── snapshots ────────────────────────────────────────────────────────────────────────────────
+
+/// A commit of a large container to a slow disk, and a copy of it, each.
+pub const SNAPSHOT_TIMEOUT_DEFAULT: u64 = 3600;
+
+/// Layers of a snapshot, beyond which it is copied into one. An Engine on overlay2 takes 125 (seen with
+/// 20.10 to 28): what is left between serves a copy that fails and is tried again with the next.
+pub const SNAPSHOT_LAYERS_DEFAULT: u32 = 100;
+pub const SNAPSHOT_LAYERS_MOST: u32 = 120;
+
+/// What a user writes beside a snapshot. It travels in a request's head.
+pub const SNAPSHOT_MESSAGE_BYTES_MAX: usize = 4096;
+
+/// The Engine broke off the snapshot of a stop, after which the container is removed: how often it is
+/// tried, and how long its return is waited for.
+pub const SNAPSHOT_TRIES: u32 = 3;
+pub const SNAPSHOT_ENGINE_PATIENCE: Duration = Duration::from_secs(120);
+pub const SNAPSHOT_ENGINE_LOOK: Duration = Duration::from_secs(1);
+
+/// Two empty blocks end a tar archive.
+pub const TAR_END_BYTES: usize = 1024;

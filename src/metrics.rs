@@ -104,5 +104,9 @@ figures! {
     // ops
     TERMINALS Gauge "river_terminals" "Terminals open now, those without a peer included.";
     TERMINALS_KEPT Gauge "river_terminals_kept" "Terminals that wait for their peer to come back.";
+    SNAPSHOTS_MADE Counter "river_snapshots_made_total" "Snapshots of VPS that were made.";
+    SNAPSHOTS_FLATTENED Counter "river_snapshots_flattened_total" "Snapshots of VPS that were copied into one layer.";
+    VPS_RESTARTS Counter "river_vps_restarts_total" "Containers of VPS that ended without anybody's asking.";
+    VPS_OOM_KILLS Counter "river_vps_oom_kills_total" "Processes in VPS that the kernel killed for memory.";
     TASKS_ENDED Counter "river_tasks_ended_total" "Tasks that have ended.";
 }

@@ -140,9 +140,11 @@ impl Bench {
         let id = unique_id();
         let execute = self.runner.execute_body(&self.environment, id, COMMAND);
         let record = record(&self.settings, &execute);
-        std::fs::create_dir_all(&record.spec.logs.directory).expect("a directory");
+        let logs = &record.spec.command().expect("a command").logs;
+        std::fs::create_dir_all(&logs.directory).expect("a directory");
         let name = container(id);
-        let body = create_body(&self.settings, &facts(&self.settings), &record);
+        let registered = std::net::Ipv4Addr::LOCALHOST;
+        let body = create_body(&self.settings, &facts(&self.settings), registered, &record);
         let body = serde_json::to_value(body).expect("JSON");
         let image = format!("/images/{}/json", record.spec.image.reference());
         let look = http::request("GET", &image, None);

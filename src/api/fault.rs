@@ -65,6 +65,8 @@ fn status(error: &OpError) -> u16 {
         OpError::LocalTempMissing(_)
         | OpError::NoWatch(_)
         | OpError::NoSession(_)
+        | OpError::VpsFailed { .. }
+        | OpError::SnapshotFailed { .. }
         | OpError::NoWayIn { .. }
         | OpError::Docker(_)
         | OpError::Image(_)

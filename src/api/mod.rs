@@ -6,10 +6,12 @@ pub mod files;
 pub mod images;
 pub mod node;
 pub mod query;
+pub mod snapshots;
 pub mod spec;
 pub mod task_view;
 pub mod tasks;
 pub mod terminal;
+pub mod vps;
 pub mod watch;
 
 use crate::limits::{EXECUTE_BODY_BYTES_MAX, WRITE_BODY_BYTES_MAX};
@@ -24,6 +26,17 @@ pub static ROUTES: &[Route<Node>] = &[
     post("/api/kill", tasks::kill).urgent(),
     post("/api/pause", tasks::pause),
     post("/api/resume", tasks::resume),
+    // contract 1.2
+    post("/api/vps/create", vps::create).slow(),
+    post("/api/vps/stop/{task_id}", vps::stop).slow(),
+    post("/api/vps/pause/{task_id}", vps::pause),
+    post("/api/vps/resume/{task_id}", vps::resume),
+    // contract 1.3
+    get("/api/vps/snapshots/{task_id}", snapshots::list),
+    post("/api/vps/snapshots/{task_id}", snapshots::create).slow(),
+    get("/api/vps/snapshots/{task_id}/latest", snapshots::latest),
+    delete("/api/vps/snapshots/{task_id}/{timestamp}", snapshots::delete).slow(),
+    delete("/api/vps/snapshots/{task_id}", snapshots::delete_all).slow(),
     // contract 1.5
     get("/api/docker/images", images::list).slow(),
     post("/api/docker/sync/{name}", images::sync).slow(),

@@ -9,11 +9,13 @@ use crate::model::ids::TaskId;
 use crate::model::placement::{Placement, seat};
 use crate::model::script::WORKING_DIR_DEFAULT;
 use crate::model::settings::Settings;
-use crate::model::task::{ImageSource, LogFiles, Pull, TaskSpec};
+use crate::model::task::{Command, ImageSource, LogFiles, Pull, TaskSpec, Work};
 use crate::model::topology::Topology;
+use crate::model::vps::{Login, PublicKey, Vps};
 use crate::ops::network::NetworkFacts;
 use crate::wire::api::fields::{Fields, Invalid};
 use crate::wire::api::tasks::ExecuteBody;
+use crate::wire::api::vps::VpsBody;
 
 /// The task that `body` asks for.
 ///
@@ -46,28 +48,16 @@ pub fn task_spec(
         fields
             .refuse("env_vars", "a name is not empty and has no '='; neither part has a NUL byte");
     }
-    let image = image_source(&body, &mut fields);
+    let (image, pull) = (body.registry_image.as_deref(), body.pull.as_deref());
+    let image = image_source(body.container_name.as_deref(), image, pull, &mut fields);
     let placement = Placement::try_from(body.target_numa_node_id);
     let seat = placement
         .and_then(|placement| Ok((placement, seat(topology, placement, body.required_cores)?)));
     if let Err(error) = &seat {
         fields.refuse(error.field(), error.to_string());
     }
-    let gpus = body.required_gpus.iter().map(|&gpu| u32::try_from(gpu)).collect::<Result<_, _>>();
-    if gpus.is_err() {
-        fields.refuse("required_gpus", "a GPU index is a whole number from 0");
-    }
-    let memory_bytes = match body.required_memory_bytes.map(u64::try_from) {
-        None | Some(Ok(0)) => None,
-        Some(Ok(bytes)) if bytes >= MEMORY_BYTES_MIN && i64::try_from(bytes).is_ok() => Some(bytes),
-        Some(_) => {
-            fields.refuse(
-                "required_memory_bytes",
-                format!("the Engine takes {MEMORY_BYTES_MIN} bytes or more; 0 or null is no limit"),
-            );
-            None
-        }
-    };
+    let gpus = gpus(&body.required_gpus, &mut fields);
+    let memory_bytes = memory_bytes(body.required_memory_bytes, &mut fields);
     let working_dir = Some(body.working_dir).filter(|path| !path.is_empty());
     let working_dir = working_dir.unwrap_or_else(|| WORKING_DIR_DEFAULT.to_owned());
     if !working_dir.starts_with('/') {
@@ -83,7 +73,7 @@ pub fn task_spec(
             directory,
         }
     });
-    let (Ok(id), Some(logs), Some(image), Ok((placement, seat)), Ok(gpus)) =
+    let (Ok(id), Some(logs), Some(image), Ok((placement, seat)), Some(gpus)) =
         (id, logs, image, seat, gpus)
     else {
         return Err(fields.into_faults());
@@ -93,17 +83,19 @@ pub fn task_spec(
     }
     fields.done(TaskSpec {
         id,
-        command: body.command,
-        arguments: body.arguments,
-        env: body.env_vars,
+        work: Work::Command(Command {
+            command: body.command,
+            arguments: body.arguments,
+            env: body.env_vars,
+            working_dir,
+            logs,
+        }),
         cores: seat.cores,
         memory_bytes,
         gpus,
         placement,
         cpuset: seat.cpuset,
         image,
-        working_dir,
-        logs,
         reserved_ip,
     })
 }
@@ -112,10 +104,37 @@ fn is_variable(name: &str, value: &str) -> bool {
     !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
 }
 
+/// Bytes of memory; `None` is no limit.
+fn memory_bytes(asked: Option<i64>, fields: &mut Fields) -> Option<u64> {
+    match asked.map(u64::try_from) {
+        None | Some(Ok(0)) => None,
+        Some(Ok(bytes)) if bytes >= MEMORY_BYTES_MIN && i64::try_from(bytes).is_ok() => Some(bytes),
+        Some(_) => {
+            fields.refuse(
+                "required_memory_bytes",
+                format!("the Engine takes {MEMORY_BYTES_MIN} bytes or more; 0 or null is no limit"),
+            );
+            None
+        }
+    }
+}
+
+fn gpus(asked: &[i64], fields: &mut Fields) -> Option<Vec<u32>> {
+    let gpus = asked.iter().map(|&gpu| u32::try_from(gpu)).collect::<Result<_, _>>();
+    if gpus.is_err() {
+        fields.refuse("required_gpus", "a GPU index is a whole number from 0");
+    }
+    gpus.ok()
+}
+
 /// A registry image if one is named, else an environment (contract rule 2).
-fn image_source(body: &ExecuteBody, fields: &mut Fields) -> Option<ImageSource> {
-    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    let pull = match body.pull.as_deref() {
+fn image_source(
+    container_name: Option<&str>,
+    registry_image: Option<&str>,
+    pull: Option<&str>,
+    fields: &mut Fields,
+) -> Option<ImageSource> {
+    let pull = match pull {
         None | Some("always") => Pull::Always,
         Some("missing") => Pull::Missing,
         Some("never") => Pull::Never,
@@ -124,24 +143,95 @@ fn image_source(body: &ExecuteBody, fields: &mut Fields) -> Option<ImageSource> 
             return None;
         }
     };
-    if let Some(reference) = given(&body.registry_image) {
-        if !is_reference(&reference) {
+    if let Some(reference) = registry_image.filter(|text| !text.is_empty()) {
+        if !is_reference(reference) {
             fields.refuse(
                 "registry_image",
                 "is no image reference, such as busybox:1.36 or ghcr.io/me/tool@sha256:…",
             );
             return None;
         }
-        return Some(ImageSource::Registry(reference, pull));
+        return Some(ImageSource::Registry(reference.to_owned(), pull));
     }
-    match given(&body.container_name) {
-        Some(name) if is_environment_name(&name) => Some(ImageSource::Environment(name)),
+    match container_name.filter(|text| !text.is_empty()) {
+        Some(name) if is_environment_name(name) => Some(ImageSource::Environment(name.to_owned())),
         Some(_) => {
             fields.refuse("container_name", ENVIRONMENT_NAME_RULE);
             None
         }
         None => {
             fields.refuse("container_name", "name an environment, or a registry_image");
+            None
+        }
+    }
+}
+
+/// The VPS that `body` asks for.
+///
+/// # Errors
+/// All faults, also those that reading the fields has found.
+pub fn vps_spec(
+    body: VpsBody,
+    mut fields: Fields,
+    topology: &Topology,
+    network: &NetworkFacts,
+) -> Result<TaskSpec, Invalid> {
+    let id = TaskId::from_wire(body.task_id);
+    if let Err(error) = id {
+        fields.refuse("task_id", error.to_string());
+    }
+    let (image, pull) = (body.registry_image.as_deref(), body.pull.as_deref());
+    let image = image_source(body.container_name.as_deref(), image, pull, &mut fields);
+    // A NUMA node has no effect on a VPS (contract 1.2).
+    let placement = Placement::Anywhere;
+    let seat = seat(topology, placement, body.required_cores);
+    if let Err(error) = &seat {
+        fields.refuse(error.field(), error.to_string());
+    }
+    let gpus = gpus(&body.required_gpus, &mut fields);
+    let memory_bytes = memory_bytes(body.required_memory_bytes, &mut fields);
+    let reserved_ip = reserved_ip(body.reserved_ip.as_deref(), network, &mut fields);
+    let login = login(&body.ssh_key_mode, body.ssh_public_key.as_deref(), &mut fields);
+    let (Ok(id), Some(image), Ok(seat), Some(gpus), Some(login)) = (id, image, seat, gpus, login)
+    else {
+        return Err(fields.into_faults());
+    };
+    if let Some(note) = &seat.note {
+        log::warn!("VPS {id}: {note}");
+    }
+    fields.done(TaskSpec {
+        id,
+        work: Work::Vps { vps: Vps { login, is_remembered: false } },
+        cores: seat.cores,
+        memory_bytes,
+        gpus,
+        placement,
+        cpuset: seat.cpuset,
+        image,
+        reserved_ip,
+    })
+}
+
+/// `generate` differs from `upload` at the host only, which makes the pair (contract 5.4).
+fn login(mode: &str, key: Option<&str>, fields: &mut Fields) -> Option<Login> {
+    match mode {
+        "disabled" => Some(Login::Disabled),
+        "none" => Some(Login::Open),
+        "" | "upload" | "generate" => match key.filter(|key| !key.trim().is_empty()) {
+            None => {
+                fields.refuse("ssh_public_key", "is needed for the modes upload and generate");
+                None
+            }
+            Some(key) => match PublicKey::parse(key) {
+                Ok(key) => Some(Login::Key(key)),
+                Err(fault) => {
+                    fields.refuse("ssh_public_key", fault.to_string());
+                    None
+                }
+            },
+        },
+        _ => {
+            fields.refuse("ssh_key_mode", "must be disabled, none, upload or generate");
             None
         }
     }
@@ -267,7 +357,7 @@ mod test {
         assert_eq!(spec.id.to_string(), "7");
         assert_eq!(spec.cores.map(|cores| cores.get()), Some(1));
         assert_eq!((spec.memory_bytes, spec.placement), (None, Placement::Anywhere));
-        assert_eq!(spec.working_dir, "/shared");
+        assert_eq!(spec.command().unwrap().working_dir, "/shared");
         assert_eq!(spec.image, ImageSource::Environment("env".into()));
     }
 
@@ -348,7 +438,10 @@ mod test {
     #[test]
     fn working_directory_must_be_absolute_and_empty_is_the_default() {
         assert_eq!(refused(json!({"working_dir": "tmp"})), "working_dir");
-        assert_eq!(read(json!({"working_dir": ""})).unwrap().working_dir, "/shared");
+        assert_eq!(
+            read(json!({"working_dir": ""})).unwrap().command().unwrap().working_dir,
+            "/shared"
+        );
     }
 
     #[test]

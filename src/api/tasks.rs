@@ -16,7 +16,7 @@ use crate::limits::{
 };
 use crate::model::ids::TaskId;
 use crate::model::phase::Phase;
-use crate::model::task::LogFiles;
+use crate::model::task::{LogFiles, Work};
 use crate::ops::files_thread::{hand_to_files_thread, on_files_thread, shared_storage_hangs};
 use crate::ops::task::freeze::Done;
 use crate::ops::task::logs::Chunk;
@@ -166,7 +166,11 @@ impl LogRequest {
 fn log_request(node: &Arc<Node>, call: &Call) -> Result<LogRequest, Fault> {
     let id = task_id_in_path(call.param("task_id"))?;
     let record = node.tasks.find(id).map_err(OpError::from)?;
-    let LogFiles { directory, stdout, stderr } = record.spec.logs;
+    let Work::Command(command) = record.spec.work else {
+        let msg = "a VPS has no output files";
+        return Err(Invalid::value("path", "task_id", msg, id.to_string().into()).into());
+    };
+    let LogFiles { directory, stdout, stderr } = command.logs;
     let path = match call.query("stream").unwrap_or("stdout") {
         "stdout" => stdout,
         "stderr" => stderr,

@@ -36,6 +36,7 @@ use crate::model::settings::Settings;
 use crate::model::time::Stamp;
 use crate::model::topology::Topology;
 use crate::ops::task::{finish, logs, recover};
+use crate::ops::vps::VpsDesk;
 use crate::ops::{Node, reports};
 use crate::serve::access::Policy;
 use crate::serve::{self, Access, Passed, ServeError, Server, Setup, Sockets};
@@ -141,6 +142,7 @@ fn start_all(
         .map(|address| Arc::new(Host::new(address, settings.host_port)));
     let access = Arc::new(Access::new(policy(&settings)));
     let (reconcile_wanted, wanted) = crossbeam_channel::bounded(1);
+    let (doors_wanted, doors) = crossbeam_channel::bounded(1);
     let node = Arc::new(Node {
         engine: Engine::new(settings.docker_socket.clone()),
         engine_facts: Default::default(),
@@ -157,6 +159,7 @@ fn start_all(
         terminals: Default::default(),
         tree_watches: TreeWatches::new(stop),
         exits: Default::default(),
+        vps: VpsDesk::new(doors_wanted),
         access: Arc::clone(&access),
         kept: Default::default(),
         reconcile_wanted: reconcile_wanted.clone(),
@@ -192,6 +195,11 @@ fn start_all(
 
     let mut threads =
         vec![share, loops::engine_events::start(&node)?, loops::sweep::start(&node, wanted)?];
+    threads.push(loops::doors::start(&node, doors)?);
+    let doors_wanted = node.vps.doors_wanted.clone();
+    stop.on_raise(move || {
+        let _ = doors_wanted.try_send(());
+    });
     stop.on_raise(move || {
         let _ = reconcile_wanted.try_send(());
     });

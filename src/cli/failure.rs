@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use super::client::ClientError;
 use super::cp::CopyFault;
 use super::follow::FollowError;
+use super::vps::VpsFault;
 use crate::app::config::Fault;
 
 #[derive(Debug)]
@@ -27,6 +28,12 @@ pub enum Failure {
         source: io::Error,
     },
     Copy(CopyFault),
+    Vps(VpsFault),
+    /// A signal told us to leave: our exit code, and what is left undone.
+    Left {
+        code: u8,
+        text: String,
+    },
     /// Stdin can't be read, or its terminal is gone.
     Input(io::Error),
     /// The runner has no terminal for us; its words.
@@ -43,6 +50,12 @@ pub enum Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Failure {
         Failure::Client(error)
+    }
+}
+
+impl From<VpsFault> for Failure {
+    fn from(fault: VpsFault) -> Failure {
+        Failure::Vps(fault)
     }
 }
 
@@ -73,6 +86,8 @@ impl fmt::Display for Failure {
                 write!(f, "{}: can't be written: {source}", path.display())
             }
             Failure::Copy(fault) => fault.fmt(f),
+            Failure::Vps(fault) => f.write_str(&without_controls(&fault.to_string())),
+            Failure::Left { text, .. } => f.write_str(text),
             Failure::Input(error) => write!(f, "input can't be read: {error}"),
             Failure::Terminal(text) => f.write_str(&without_controls(text)),
             Failure::Hangup { code, reason } if reason.is_empty() => {

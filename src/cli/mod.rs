@@ -21,6 +21,9 @@ mod setting_flags;
 mod shell;
 mod signals;
 mod size;
+mod ssh;
+mod table;
+mod vps;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -110,6 +113,24 @@ enum Command {
     #[command(after_long_help = CP_EXAMPLES)]
     Cp(cp::CpArguments),
 
+    /// Create, list, stop and save VPS
+    ///
+    /// A VPS is a container that runs until it is stopped, with an SSH server in it. kill, pause,
+    /// resume, shell, ls and cp work on its id as on a task's.
+    #[command(subcommand)]
+    Vps(vps::VpsCommand),
+
+    /// Log into a VPS
+    ///
+    /// Runs this machine's ssh as root at the VPS's port, once its SSH server answers. Words
+    /// after -- are ssh's: options of it, or a command to run in the VPS. The exit code is ssh's,
+    /// or 1 if it was not run. Host keys are kept in a file for each VPS, in
+    /// $XDG_STATE_HOME/river-runner/known_hosts (~/.local/state/...), not in
+    /// ~/.ssh/known_hosts: the first key that a VPS shows is taken, and another one is refused
+    /// unless its container was made anew from an image, which has no key to keep.
+    #[command(after_long_help = SSH_EXAMPLES)]
+    Ssh(ssh::SshArguments),
+
     /// Kill a task
     Kill(TaskArguments),
 
@@ -159,6 +180,12 @@ Examples:
   river-runner cp -r 42:/results ./results            with all that is below
   tar c src | river-runner cp - 42:/tmp/src.tar       from a pipe";
 
+const SSH_EXAMPLES: &str = "\
+Examples:
+  river-runner ssh 42
+  river-runner ssh 42 -- uname -a
+  river-runner ssh 42 -- -i ~/.ssh/other -L 8888:localhost:8888";
+
 #[derive(Args, Debug)]
 struct TaskArguments {
     /// The task's id
@@ -203,6 +230,8 @@ pub fn main() -> ExitCode {
         Command::Ls(arguments) => ls::ls(&arguments, path),
         Command::Cp(arguments) => cp::cp(&arguments, path),
         Command::Shell(arguments) => shell::shell(&arguments, path),
+        Command::Vps(command) => vps::vps(command, path),
+        Command::Ssh(arguments) => ssh::ssh(&arguments, path),
         Command::Kill(arguments) => act(Verb::Kill, &arguments, path),
         Command::Pause(arguments) => act(Verb::Pause, &arguments, path),
         Command::Resume(arguments) => act(Verb::Resume, &arguments, path),
@@ -215,6 +244,10 @@ pub fn main() -> ExitCode {
     done.unwrap_or_else(|failure| match failure {
         Failure::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
             ExitCode::from(run::READER_LEFT)
+        }
+        Failure::Left { code, text } => {
+            say(&text);
+            ExitCode::from(code)
         }
         failure => {
             say(&failure);
@@ -268,8 +301,8 @@ mod test {
     fn help_names_every_command_and_the_ways_to_configure() {
         let help = CommandLine::command().render_long_help().to_string();
         for word in [
-            "serve", "run", "ps", "logs", "shell", "ls", "cp", "kill", "pause", "resume", "config",
-            "doctor",
+            "serve", "run", "ps", "logs", "shell", "ls", "cp", "vps", "ssh", "kill", "pause",
+            "resume", "config", "doctor",
         ] {
             assert!(help.contains(&format!("  {word} ")), "{word}");
         }

@@ -9,6 +9,7 @@ use super::failure::Failure;
 use super::print;
 use super::reach::{ConfigPath, Reach};
 use super::runner::{Task, Which};
+use super::table::aligned;
 
 #[derive(Args, Clone, Debug)]
 pub struct PsArguments {
@@ -41,32 +42,23 @@ pub fn ps(arguments: &PsArguments, path: &ConfigPath) -> Result<ExitCode, Failur
 }
 
 fn table(tasks: &[Task]) -> String {
-    let mut rows =
-        vec![["ID", "STATUS", "SINCE", "EXIT", "NUMA", "IMAGE", "COMMAND"].map(String::from)];
-    rows.extend(tasks.iter().map(|task| {
+    let head = ["ID", "STATUS", "KIND", "SINCE", "EXIT", "NUMA", "IMAGE", "COMMAND"];
+    let rows = tasks.iter().map(|task| {
         [
             task.id.clone(),
             task.progress.clone().unwrap_or_else(|| task.status.name().into()),
+            if task.vps.is_some() { "vps" } else { "task" }.into(),
             since(task),
             task.exit_code.map(|code| code.to_string()).unwrap_or_default(),
             task.numa_node.map(|node| node.to_string()).unwrap_or_default(),
             task.image.clone().unwrap_or_default(),
-            on_one_line(task.command.as_deref().unwrap_or_default()),
+            match &task.vps {
+                Some(vps) => format!("(ssh {})", vps.door()),
+                None => on_one_line(task.command.as_deref().unwrap_or_default()),
+            },
         ]
-    }));
-    let mut widths = [0; 7];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let mut text = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        text += cells.collect::<Vec<_>>().join("  ").trim_end();
-        text.push('\n');
-    }
-    text
+    });
+    aligned(head, rows)
 }
 
 /// When the task was started or, if it was not, accepted; in this machine's time.
@@ -109,6 +101,16 @@ mod test {
         assert_eq!(lines.len(), 3);
         assert_eq!(lines[0].find("COMMAND"), lines[1].find("sleep 1"));
         assert!(lines[2].starts_with("7531103436712968193  failed"));
+    }
+
+    #[test]
+    fn vps_is_told_from_a_task_and_shows_its_door() {
+        let vps = task(serde_json::json!({
+            "id": "7", "status": "running", "image": "busybox", "command": null,
+            "vps": {"ssh_key_mode": "upload", "ssh_port": 32768, "ssh": "open"},
+        }));
+        let table = table(&[vps]);
+        assert!(table.contains("running  vps") && table.contains("(ssh 32768 open)"), "{table}");
     }
 
     #[test]

@@ -25,9 +25,26 @@ pub fn parse(text: &str) -> Option<u64> {
     i64::try_from(bytes).is_ok().then_some(bytes)
 }
 
+/// A size for people, in powers of 1024.
+pub fn shown(bytes: u64) -> String {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    match units.iter().find(|(_, power)| bytes >> power > 0) {
+        Some((unit, power)) => format!("{:.1} {unit}", bytes as f64 / f64::from(1 << power)),
+        None => format!("{bytes} B"),
+    }
+}
+
 #[cfg(test)]
 mod test {
     use super::*;
+
+    #[test]
+    fn sizes_are_shown_in_the_largest_unit_that_fits() {
+        assert_eq!(shown(1023), "1023 B");
+        assert_eq!(shown(1024), "1.0 KiB");
+        assert_eq!(shown(1_980_000), "1.9 MiB");
+        assert_eq!(shown(5 << 40), "5120.0 GiB");
+    }
 
     #[test]
     fn letters_are_powers_of_1024() {

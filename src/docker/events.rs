@@ -40,6 +40,8 @@ pub enum EngineEvent {
         /// Its labels, and `image`.
         labels: BTreeMap<String, String>,
     },
+    /// The kernel killed a process of a container with our label for memory; the container may run on.
+    OutOfMemory { name: String, labels: BTreeMap<String, String> },
 }
 
 /// A label of this name replaces the exit code in the Engine's event, so that any image can lie
@@ -129,29 +131,40 @@ fn ended(source: io::Error) -> DockerError {
 /// `since` is now: the Engine sends the answer's head just before it subscribes us, and would else
 /// drop an end that falls between the two.
 fn question(label: &str) -> Ask {
-    let wanted = [("type", vec!["container"]), ("event", vec!["die"]), ("label", vec![label])];
+    let wanted =
+        [("type", vec!["container"]), ("event", vec!["die", "oom"]), ("label", vec![label])];
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let since = format!("{}.{:09}", now.as_secs(), now.subsec_nanos());
     Ask::get(CALL, format!("/events?since={since}&filters={}", filters(&wanted.into())))
 }
 
 fn tell(line: Line, on: &mut dyn FnMut(EngineEvent)) {
-    match read_end(line) {
+    match read(line) {
         Some(event) => {
-            metrics::ENGINE_ENDS.up();
+            if matches!(event, EngineEvent::Ended { .. }) {
+                metrics::ENGINE_ENDS.up();
+            }
             on(event);
         }
         None => metrics::ENGINE_EVENTS_UNREAD.up(),
     }
 }
 
-fn read_end(line: Line) -> Option<EngineEvent> {
+fn read(line: Line) -> Option<EngineEvent> {
     let Line::Whole(line) = line else { return None };
     let event: wire::Event = serde_json::from_slice(line).ok()?;
-    if event.kind != "container" || event.action != "die" {
+    if event.kind != "container" {
         return None;
     }
     let mut labels = event.actor.attributes;
+    match event.action.as_str() {
+        "die" => {}
+        "oom" => {
+            let name = labels.remove("name").unwrap_or_default();
+            return Some(EngineEvent::OutOfMemory { name, labels });
+        }
+        _ => return None,
+    }
     Some(EngineEvent::Ended {
         id: event.actor.id,
         name: labels.remove("name").unwrap_or_default(),
@@ -171,7 +184,7 @@ mod test {
     #[test]
     fn a_die_event_becomes_an_end_with_code_time_and_labels() {
         let Some(EngineEvent::Ended { id, name, exit_code, at, labels }) =
-            read_end(Line::Whole(DIE.as_bytes()))
+            read(Line::Whole(DIE.as_bytes()))
         else {
             panic!("no end")
         };
@@ -183,15 +196,22 @@ mod test {
     #[test]
     fn an_end_without_a_legible_code_is_told_without_it() {
         let line = DIE.replace("137", "?");
-        let end = read_end(Line::Whole(line.as_bytes())).unwrap();
+        let end = read(Line::Whole(line.as_bytes())).unwrap();
         assert!(matches!(end, EngineEvent::Ended { exit_code: None, .. }));
+    }
+
+    #[test]
+    fn an_oom_event_names_its_container() {
+        let event = read(Line::Whole(DIE.replace("die", "oom").as_bytes()));
+        let Some(EngineEvent::OutOfMemory { name, .. }) = event else { panic!("no such event") };
+        assert_eq!(name, "task");
     }
 
     #[test]
     fn other_events_and_noise_are_no_ends() {
         let start = DIE.replace("\"die\"", "\"start\"");
-        assert!(read_end(Line::Whole(start.as_bytes())).is_none());
-        assert!(read_end(Line::Whole(b"{half")).is_none());
-        assert!(read_end(Line::Overlong).is_none());
+        assert!(read(Line::Whole(start.as_bytes())).is_none());
+        assert!(read(Line::Whole(b"{half")).is_none());
+        assert!(read(Line::Overlong).is_none());
     }
 }

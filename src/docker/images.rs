@@ -15,6 +15,7 @@ use super::error::cut_said;
 use super::lines::{Line, each_line};
 use super::names::{checked_reference, escaped};
 use super::{DockerError, Engine};
+use crate::limits;
 use crate::stop::Stop;
 use crate::wire::docker as wire;
 
@@ -32,6 +33,8 @@ pub struct Image {
     pub cmd: Vec<String>,
     pub working_dir: String,
     pub labels: std::collections::BTreeMap<String, String>,
+    /// `22/tcp`: what containers of it may publish.
+    pub exposed_ports: Vec<String>,
 }
 
 /// How far a pull or a load has come.
@@ -87,7 +90,8 @@ impl Engine {
     pub fn remove_image(&self, reference: &str) -> Result<(), DockerError> {
         const CALL: &str = "remove image";
         let reference = checked_reference(CALL, reference)?;
-        self.ask(&Ask::delete(CALL, format!("/images/{reference}")))?.done();
+        let ask = Ask::delete(CALL, format!("/images/{reference}"));
+        self.ask(&ask.within(limits::ENGINE_START_DEADLINE))?.done();
         Ok(())
     }
 
@@ -180,7 +184,7 @@ impl Loaded {
 }
 
 /// Reads a progress stream to its end. An error in it is the call's, though the status was 200.
-fn follow(
+pub(super) fn follow(
     call: &'static str,
     mut reply: Reply,
     mut on: impl FnMut(wire::ProgressLine),
@@ -219,6 +223,7 @@ impl From<wire::ImageInspect> for Image {
             cmd: config.cmd,
             working_dir: config.working_dir,
             labels: config.labels,
+            exposed_ports: config.exposed_ports.into_keys().collect(),
         }
     }
 }

@@ -37,6 +37,7 @@ mod lines;
 mod memory;
 mod names;
 mod networks;
+mod snapshots;
 mod socket;
 mod turn;
 
@@ -49,8 +50,11 @@ pub use self::hijack::Hijack;
 pub use self::images::{Image, Loaded, Progress};
 pub use self::memory::Memory;
 pub use self::networks::Network;
+pub use self::snapshots::Commit;
 pub use self::socket::{NotAUnixSocket, connect, socket_from_env};
-pub use crate::wire::docker::{ContainerState, ContainerSummary, Created, ImageSummary, PathStat};
+pub use crate::wire::docker::{
+    ContainerState, ContainerSummary, Created, ImageBuild, ImageSummary, PathStat,
+};
 
 /// A handle on the Engine behind one socket. Clones are cheap and share connections, bounds and
 /// health.

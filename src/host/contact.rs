@@ -27,19 +27,20 @@ pub struct ContactState {
 }
 
 impl Contact {
-    /// A heartbeat was acknowledged.
-    pub fn acknowledged(&self, now: Stamp) {
+    /// A heartbeat was acknowledged. True after a gap: the host may have marked our tasks `lost`.
+    pub fn acknowledged(&self, now: Stamp) -> bool {
         let mut state = self.lock();
-        state.heard();
         state.last_acknowledged = Some(now);
+        state.heard()
     }
 
     /// The host took our registration. From here on it dispatches, and counts our silence: a task
-    /// that comes before the first heartbeat is acknowledged comes after no gap.
-    pub fn registered(&self) {
+    /// that comes before the first heartbeat is acknowledged comes after no gap. True after a gap, as
+    /// [`Contact::acknowledged`].
+    pub fn registered(&self) -> bool {
         let mut state = self.lock();
-        state.heard();
         state.registered = true;
+        state.heard()
     }
 
     /// The host does not know us (any more).
@@ -71,7 +72,7 @@ impl Contact {
 }
 
 impl ContactState {
-    fn heard(&mut self) {
+    fn heard(&mut self) -> bool {
         let now = Instant::now();
         let gap = self.last_at.is_none_or(|last| now.duration_since(last) >= HOST_GAP_MAX);
         if gap {
@@ -79,6 +80,7 @@ impl ContactState {
         }
         self.last_at = Some(now);
         self.trouble = None;
+        gap
     }
 }
 
@@ -97,9 +99,9 @@ mod test {
     #[test]
     fn contact_begins_with_the_registration() {
         let contact = Contact::default();
-        contact.registered();
+        assert!(contact.registered(), "all before was a gap");
         let since = Instant::now();
-        contact.acknowledged(Stamp::now());
+        assert!(!contact.acknowledged(Stamp::now()));
         assert!(contact.unbroken_since(since));
     }
 

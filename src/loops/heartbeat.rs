@@ -2,19 +2,18 @@
 //! beats. Makes no call to the Engine, so that a hung one never makes the node look dead.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::host::{Beat, Host, HostError};
 use crate::limits::{PANIC_REST, REGISTER_PAUSE_FIRST, REGISTER_PAUSE_MAX, STACK_BYTES};
+use crate::machine::topology;
 use crate::machine::usage::{self, CpuMeter};
-use crate::machine::{addresses, topology};
 use crate::model::ids::TaskId;
 use crate::model::task::TaskRecord;
 use crate::model::time::Stamp;
-use crate::ops::Node;
+use crate::ops::{Node, network, vps};
 use crate::threads;
 use crate::wire::host::{Heartbeat, Register};
 
@@ -30,7 +29,7 @@ pub fn start(node: &Arc<Node>, host: &Arc<Host>) -> io::Result<JoinHandle<Option
     threads::spawn_kept("heartbeat", STACK_BYTES, rest, move || run(&node, &host))
 }
 
-fn run(node: &Node, host: &Host) {
+fn run(node: &Arc<Node>, host: &Arc<Host>) {
     let every = Duration::from_secs(node.settings.heartbeat_interval_seconds);
     let mut meter = CpuMeter::default();
     let mut register_pause = REGISTER_PAUSE_FIRST;
@@ -40,7 +39,9 @@ fn run(node: &Node, host: &Host) {
         let pause = if host.contact.state().registered {
             match host.beat(&node.settings.hostname, &heartbeat(node, &mut meter)) {
                 Ok(Beat::Acknowledged) => {
-                    host.contact.acknowledged(Stamp::now());
+                    if host.contact.acknowledged(Stamp::now()) {
+                        vps::tell_again(node);
+                    }
                     node.outbox.nudge();
                     every.saturating_sub(begun.elapsed())
                 }
@@ -59,7 +60,9 @@ fn run(node: &Node, host: &Host) {
             match host.register(&registration(node, host)) {
                 Ok(()) => {
                     log::info!("registered at the host");
-                    host.contact.registered();
+                    if host.contact.registered() {
+                        vps::tell_again(node);
+                    }
                     registered_at = Instant::now();
                     register_pause = REGISTER_PAUSE_FIRST;
                     // The first beat follows at once: until then the host knows no memory.
@@ -88,11 +91,9 @@ fn failed(host: &Host, error: &HostError) {
     host.contact.failed(why);
 }
 
-fn registration(node: &Node, host: &Host) -> Register {
+fn registration(node: &Node, host: &Arc<Host>) -> Register {
     let settings = &node.settings;
-    let known = host.names.known().first().copied();
-    let host_socket = known.map(|address| SocketAddr::new(address, settings.host_port));
-    let ip = addresses::registered(settings.runner_bind_ip, host_socket);
+    let ip = network::registered_address(settings, Some(host));
     Register {
         hostname: settings.hostname.clone(),
         url: format!("http://{ip}:{}", settings.runner_port),

@@ -33,6 +33,18 @@ impl TaskId {
         format!("{TASK_CONTAINER_PREFIX}{self}")
     }
 
+    /// `kohakuriver-vps-{id}`, the container of a VPS.
+    pub fn vps_container(self) -> String {
+        format!("{VPS_CONTAINER_PREFIX}{self}")
+    }
+
+    /// The id in the name of a container of either kind.
+    pub fn from_container(name: &str) -> Option<TaskId> {
+        let bare = name.strip_prefix('/').unwrap_or(name);
+        let vps = bare.strip_prefix(VPS_CONTAINER_PREFIX).and_then(|id| id.parse().ok());
+        vps.or_else(|| TaskId::from_task_container(name))
+    }
+
     /// The id in a command task's container name, with or without the Engine's leading slash.
     pub fn from_task_container(name: &str) -> Option<TaskId> {
         let name = name.strip_prefix('/').unwrap_or(name);
@@ -40,6 +52,7 @@ impl TaskId {
     }
 }
 
+const VPS_CONTAINER_PREFIX: &str = "kohakuriver-vps-";
 const TASK_CONTAINER_PREFIX: &str = "kohakuriver-task-";
 
 impl TryFrom<u64> for TaskId {

@@ -12,3 +12,5 @@ pub mod subnet;
 pub mod task;
 pub mod time;
 pub mod topology;
+pub mod vps;
+pub mod vps_script;

@@ -28,6 +28,8 @@ pub enum Wanted {
     Run,
     /// By `/api/kill`.
     Killed,
+    /// By `/api/vps/stop`.
+    Stopped,
     /// The host had ended the task before it ran (design law 6).
     Withdrawn,
 }
@@ -66,11 +68,15 @@ pub fn decide(phase: Phase, wanted: Wanted, verb: Verb) -> Result<Verdict, Denie
     match (verb, wanted, phase) {
         (Verb::Kill, _, Ended) => Err(Denied::Over),
         (Verb::Kill, Wanted::Killed | Wanted::Withdrawn, _) => Ok(Verdict::AlreadySo),
+        // A kill overtakes a stop, and its snapshot.
+        (Verb::Kill, Wanted::Stopped, _) => Ok(Verdict::Go),
         (Verb::Kill, Wanted::Run, Accepted) => Ok(Verdict::EndHere),
         (Verb::Kill, Wanted::Run, Creating | Starting | Running | Paused) => Ok(Verdict::Go),
 
         (Verb::Pause | Verb::Resume, _, Ended) => Err(Denied::Over),
-        (Verb::Pause | Verb::Resume, Wanted::Killed | Wanted::Withdrawn, _) => Err(Denied::Over),
+        (Verb::Pause | Verb::Resume, Wanted::Killed | Wanted::Stopped | Wanted::Withdrawn, _) => {
+            Err(Denied::Over)
+        }
         (Verb::Pause | Verb::Resume, Wanted::Run, Accepted | Creating | Starting) => {
             Err(Denied::NotStarted)
         }

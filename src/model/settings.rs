@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 pub use super::subnet::{Cidr, OverlayPlan, Subnet};
+use crate::limits::{SNAPSHOT_LAYERS_DEFAULT, SNAPSHOT_TIMEOUT_DEFAULT};
 
 /// The settings in force, checked: every value here is usable as it stands.
 ///
@@ -38,7 +39,13 @@ pub struct Settings {
     pub auto_snapshot_on_stop: bool,
     /// 0 keeps all.
     pub max_snapshots_per_vps: u32,
+    /// Ours: a snapshot of more layers is copied into one.
+    pub snapshot_layers_max: u32,
+    /// Ours: seconds.
+    pub snapshot_timeout: u64,
     pub auto_restore_on_create: bool,
+    /// Ours: the address on which a VPS's port 22 is published; `None` is all (contract 5.4).
+    pub ssh_publish_ip: Option<IpAddr>,
     pub log_level: log::LevelFilter,
     /// `None` logs to stderr.
     pub runner_log_file: Option<PathBuf>,
@@ -101,7 +108,10 @@ impl Default for Settings {
             docker_network_gateway: Ipv4Addr::new(172, 30, 0, 1),
             auto_snapshot_on_stop: true,
             max_snapshots_per_vps: 3,
+            snapshot_layers_max: SNAPSHOT_LAYERS_DEFAULT,
+            snapshot_timeout: SNAPSHOT_TIMEOUT_DEFAULT,
             auto_restore_on_create: true,
+            ssh_publish_ip: None,
             log_level: log::LevelFilter::Info,
             runner_log_file: None,
             vm_images_dir: "/var/lib/kohakuriver/vm-images".into(),

@@ -1,4 +1,4 @@
-//! A command task: what was asked (`TaskSpec`), what has become of it (`TaskRecord`), and how it
+//! A task, be it a command or a VPS: what was asked (`TaskSpec`), what has become of it (`TaskRecord`), and how it
 //! ended (`Outcome`). A record is what lies on disk, one file a task (design D6).
 
 use std::fmt;
@@ -13,17 +13,14 @@ use super::ids::TaskId;
 use super::phase::{Phase, Wanted};
 use super::placement::{Cpuset, Placement};
 use super::time::Stamp;
+use super::vps::{Vps, VpsState};
 
 /// What a task is to run, as checked at the door.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskSpec {
     pub id: TaskId,
-    /// Raw shell text (contract 1.1).
-    pub command: String,
-    /// Words appended to the command, each quoted.
-    pub arguments: Vec<String>,
-    /// The user's environment; names are unique.
-    pub env: Vec<(String, String)>,
+    #[serde(flatten)]
+    pub work: Work,
     /// CPU limit in whole cores; `None` is unlimited.
     pub cores: Option<NonZeroU32>,
     /// Memory limit in bytes; `None` is unlimited.
@@ -34,11 +31,59 @@ pub struct TaskSpec {
     /// The CPUs and memory nodes that the placement means on this machine.
     pub cpuset: Option<Cpuset>,
     pub image: ImageSource,
+    /// A fixed address on the container network.
+    pub reserved_ip: Option<Ipv4Addr>,
+}
+
+/// What its container is for. On disk the fields of either lie beside the others.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Work {
+    /// Runs until it is stopped: somebody's desk.
+    Vps {
+        vps: Vps,
+    },
+    Command(Command),
+}
+
+/// A command that runs to its end.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Command {
+    /// Raw shell text (contract 1.1).
+    pub command: String,
+    /// Words appended to the command, each quoted.
+    pub arguments: Vec<String>,
+    /// The user's environment; names are unique.
+    pub env: Vec<(String, String)>,
     pub working_dir: String,
     /// Where the output goes, below the task's own log directory.
     pub logs: LogFiles,
-    /// A fixed address on the container network.
-    pub reserved_ip: Option<Ipv4Addr>,
+}
+
+impl TaskSpec {
+    /// The command, unless it is a VPS.
+    pub fn command(&self) -> Option<&Command> {
+        match &self.work {
+            Work::Command(command) => Some(command),
+            Work::Vps { .. } => None,
+        }
+    }
+
+    /// The VPS, unless it is a command.
+    pub fn vps(&self) -> Option<&Vps> {
+        match &self.work {
+            Work::Vps { vps } => Some(vps),
+            Work::Command(_) => None,
+        }
+    }
+
+    /// The name of its container (contract rule 20).
+    pub fn container_name(&self) -> String {
+        match &self.work {
+            Work::Command(_) => self.id.task_container(),
+            Work::Vps { .. } => self.id.vps_container(),
+        }
+    }
 }
 
 /// The image a task runs in.
@@ -94,7 +139,7 @@ pub struct Outcome {
     pub message: Option<String>,
 }
 
-/// The final states of contract 3.3 that a command task can reach here.
+/// The final states of contract 3.3 that a task can reach here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinalStatus {
@@ -103,6 +148,8 @@ pub enum FinalStatus {
     /// By `/api/kill` or because the host had ended the task: never reported (contract rule 8).
     Killed,
     KilledOom,
+    /// A VPS by `/api/vps/stop` (never reported), or one whose container is gone.
+    Stopped,
 }
 
 impl FinalStatus {
@@ -113,6 +160,7 @@ impl FinalStatus {
             FinalStatus::Failed => "failed",
             FinalStatus::Killed => "killed",
             FinalStatus::KilledOom => "killed_oom",
+            FinalStatus::Stopped => "stopped",
         }
     }
 }
@@ -188,6 +236,9 @@ pub struct TaskRecord {
     pub output_made: Option<Stamp>,
     /// Whether the Engine may hold a container for it.
     pub container: ContainerTrace,
+    /// What a VPS has become; of a command it stays as it was made.
+    #[serde(default, skip_serializing_if = "VpsState::is_default")]
+    pub vps: VpsState,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
     /// Unsent, in order.
@@ -231,17 +282,18 @@ impl TaskRecord {
             end_is_told: false,
             output_made: None,
             container: ContainerTrace::None,
+            vps: VpsState::default(),
             outcome: None,
             reports,
             notes: Vec::new(),
         }
     }
 
-    /// Ends the task. A killed task tells the host nothing more (contract rule 8); any other queues
-    /// its final and drops what the final makes stale (design law 6).
+    /// Ends the task. A killed task tells the host nothing more (contract rule 8), nor does a VPS that
+    /// was stopped (contract 3.4); any other queues its final and drops what the final makes stale (design law 6).
     pub fn end(&mut self, outcome: Outcome, exited: Option<Stamp>, now: Stamp, has_host: bool) {
         self.reports.clear();
-        if has_host && outcome.status != FinalStatus::Killed {
+        if has_host && outcome.status != FinalStatus::Killed && self.wanted != Wanted::Stopped {
             self.reports.push(Report::Final);
         }
         self.phase = Phase::Ended;

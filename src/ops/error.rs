@@ -30,6 +30,16 @@ pub enum OpError {
     },
     /// What happens inside of it needs a running container.
     NotRunning(TaskId),
+    /// A VPS ended before it ran.
+    VpsFailed {
+        id: TaskId,
+        why: String,
+    },
+    /// A VPS has no snapshot more than before.
+    SnapshotFailed {
+        id: TaskId,
+        why: String,
+    },
     /// Neither bash nor sh is in the image.
     NoShell(TaskId),
     /// None of the paths is a directory that may be watched.
@@ -108,6 +118,8 @@ impl fmt::Display for OpError {
                 write!(f, "task {id} can't be {verb}: {why}")
             }
             OpError::File { path, fault } => write!(f, "{path}: {fault}"),
+            OpError::VpsFailed { id, why } => write!(f, "VPS {id} failed: {why}"),
+            OpError::SnapshotFailed { id, why } => write!(f, "no snapshot of VPS {id}: {why}"),
             OpError::NotRunning(id) => write!(f, "task {id} is not running"),
             OpError::NoShell(id) => {
                 write!(f, "the image of task {id} has no shell: neither /bin/bash nor /bin/sh")
@@ -159,6 +171,8 @@ impl std::error::Error for OpError {
             OpError::NotKnown(_)
             | OpError::InUse(_)
             | OpError::NotRunning(_)
+            | OpError::VpsFailed { .. }
+            | OpError::SnapshotFailed { .. }
             | OpError::NothingToWatch
             | OpError::TooManyPaths(_)
             | OpError::NoShell(_)

@@ -66,7 +66,7 @@ pub fn enter(node: &Node, id: TaskId) -> Result<Arc<Inside>, OpError> {
     if let Some(inside) = known.filter(|inside| inside.process.is_alive()) {
         return Ok(inside);
     }
-    let container = match node.engine.inspect_container(&id.task_container()) {
+    let container = match node.engine.inspect_container(&record.spec.container_name()) {
         Ok(container) => container,
         Err(error) if error.is_missing() => return Err(OpError::NotRunning(id)),
         Err(error) => return Err(error.into()),

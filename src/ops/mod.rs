@@ -12,8 +12,10 @@ pub mod network;
 pub mod node;
 pub mod reports;
 pub mod shared_dir;
+pub mod snapshots;
 pub mod task;
 pub mod terminal;
+pub mod vps;
 pub mod watch;
 
 pub use error::OpError;

@@ -1,10 +1,12 @@
 //! The container network: made at need, and known as it really is (contract 5.11).
 
-use std::net::Ipv4Addr;
-use std::sync::Mutex;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
 
 use super::Node;
 use crate::docker::DockerError;
+use crate::host::Host;
+use crate::machine::addresses;
 use crate::model::settings::{Settings, Subnet};
 use crate::threads::lock;
 use crate::wire::docker::{CreateNetwork, Ipam, IpamPool};
@@ -108,4 +110,11 @@ pub fn known(node: &Node) -> NetworkFacts {
         gateway: node.settings.docker_network_gateway,
         differs: false,
     })
+}
+
+/// The address of this node by which the host reaches it (contract rule 16).
+pub fn registered_address(settings: &Settings, host: Option<&Arc<Host>>) -> Ipv4Addr {
+    let known = host.and_then(|host| host.names.known().first().copied());
+    let host = known.map(|address| SocketAddr::new(address, settings.host_port));
+    addresses::registered(settings.runner_bind_ip, host)
 }

@@ -13,6 +13,7 @@ use super::network::NetworkState;
 use super::shared_dir::SharedDir;
 use super::task::kept::Kept;
 use super::terminal::Terminals;
+use super::vps::VpsDesk;
 use crate::docker::{Engine, EngineInfo};
 use crate::host::Host;
 use crate::host::outbox::Outbox;
@@ -52,6 +53,7 @@ pub struct Node {
     pub tree_watches: TreeWatches,
     /// Ends that the Engine has told and the task's lane has not dealt with yet.
     pub exits: Mutex<HashMap<TaskId, Exit>>,
+    pub vps: VpsDesk,
     /// Who may call us; `/health` tells who was turned away.
     pub access: Arc<Access>,
     /// Ended tasks whose containers are kept until the host knows.

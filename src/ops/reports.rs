@@ -45,7 +45,10 @@ fn next_report(node: &Arc<Node>, id: TaskId) -> Option<(Report, Update)> {
 }
 
 fn update_of(record: &TaskRecord, report: &Report) -> Update {
-    let started_at = Some(record.times.accepted.naive_local());
+    let is_vps = record.spec.vps().is_some();
+    // Of a command its acceptance, of a VPS its start (contract 3.4).
+    let started = if is_vps { record.times.started } else { Some(record.times.accepted) };
+    let started_at = started.map(Stamp::naive_local);
     let update = Update {
         task_id: record.spec.id.get(),
         status: "pending",
@@ -57,7 +60,13 @@ fn update_of(record: &TaskRecord, report: &Report) -> Update {
     };
     match (report, &record.outcome) {
         (Report::Pending, _) => update,
-        (Report::Running, _) => Update { status: "running", ..update },
+        (Report::Running, _) => {
+            let ssh_port = is_vps.then_some(record.vps.ssh_port);
+            // Contract 10.2: of a VPS that was found running.
+            let is_found = is_vps && record.accepted_by_us.is_none();
+            let message = is_found.then(|| "it runs on, after a restart of the runner".to_owned());
+            Update { status: "running", ssh_port, message, ..update }
+        }
         (Report::Final, outcome) => {
             let completed = record.times.exited.or(record.times.recorded);
             let (status, exit_code, message) = match outcome {

@@ -53,6 +53,13 @@ struct Live {
     waiting: usize,
 }
 
+/// What an id that is over means for a new record of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Counts,
+    IsReplaced,
+}
+
 /// Where a record is.
 #[derive(Clone, Debug)]
 enum Place {
@@ -141,7 +148,7 @@ impl Table {
     /// # Errors
     /// [`StoreError::Exists`] for an id that is live, over, or lost; otherwise nothing was added.
     pub fn insert(&self, record: TaskRecord) -> Result<(), StoreError> {
-        self.add(record, |loss| loss.is_none())
+        self.add(record, |loss| loss.is_none(), Over::Counts)
     }
 
     /// Adds what its container says of a task, whether its record was lost or was never here.
@@ -150,6 +157,21 @@ impl Table {
     /// [`StoreError::Exists`] for an id that is live or over; otherwise nothing was added.
     pub fn restore(&self, record: TaskRecord) -> Result<(), StoreError> {
         self.add_found(record, |_| true)
+    }
+
+    /// Adds a record, also in place of one that is over: a VPS that is created again. Until the new one is
+    /// on disk the old one stays.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] for an id that is live or lost; otherwise nothing was added.
+    pub fn reopen(&self, record: TaskRecord) -> Result<(), StoreError> {
+        let ended = self.ended_file(record.spec.id);
+        self.add(record, |loss| loss.is_none(), Over::IsReplaced)?;
+        // What a crash leaves is overwritten when the new one is over, too.
+        if std::fs::remove_file(ended).is_ok() {
+            self.ended_count.fetch_sub(1, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Adds the outcome of a task whose record is lost still: a kill may have made it needless.
@@ -167,7 +189,7 @@ impl Table {
         may_be: impl Fn(Option<Loss>) -> bool,
     ) -> Result<(), StoreError> {
         let id = record.spec.id;
-        let added = self.add(record, may_be);
+        let added = self.add(record, may_be, Over::Counts);
         if let Ok(()) | Err(StoreError::Exists(_)) = added {
             self.forget_loss(id);
         }
@@ -178,6 +200,7 @@ impl Table {
         &self,
         record: TaskRecord,
         may_be: impl Fn(Option<Loss>) -> bool,
+        over: Over,
     ) -> Result<(), StoreError> {
         let id = record.spec.id;
         let entry: Arc<Entry> = Arc::default();
@@ -193,8 +216,9 @@ impl Table {
         }
         // Looked at while the place in the map is ours: a record's file is moved first and leaves
         // the map after, so an id that is over is seen in one of the two.
+        let is_taken = over == Over::Counts && self.is_over(id);
         let written =
-            if self.is_over(id) { Err(StoreError::Exists(id)) } else { self.write_first(&record) };
+            if is_taken { Err(StoreError::Exists(id)) } else { self.write_first(&record) };
         match written {
             Ok(()) => *slot = Some(record),
             Err(_) => lock(&self.live).remove(id),

@@ -17,7 +17,8 @@ use crate::model::ids::TaskId;
 use crate::model::phase::Phase;
 use crate::model::placement::Placement;
 use crate::model::task::{
-    ContainerTrace, FinalStatus, ImageSource, LogFiles, Outcome, Report, TaskRecord, TaskSpec,
+    Command, ContainerTrace, FinalStatus, ImageSource, LogFiles, Outcome, Report, TaskRecord,
+    TaskSpec, Work,
 };
 use crate::model::time::Stamp;
 
@@ -28,21 +29,23 @@ fn id(number: u64) -> TaskId {
 fn record(number: u64) -> TaskRecord {
     let spec = TaskSpec {
         id: id(number),
-        command: "true".into(),
-        arguments: vec![],
-        env: vec![("SECRET".into(), "x".into())],
+        work: Work::Command(Command {
+            command: "true".into(),
+            arguments: vec![],
+            env: vec![("SECRET".into(), "x".into())],
+            working_dir: "/shared".into(),
+            logs: LogFiles {
+                directory: PathBuf::from("/l"),
+                stdout: PathBuf::from("/l/o"),
+                stderr: PathBuf::from("/l/e"),
+            },
+        }),
         cores: None,
         memory_bytes: None,
         gpus: vec![],
         placement: Placement::Anywhere,
         cpuset: None,
         image: ImageSource::Environment("env".into()),
-        working_dir: "/shared".into(),
-        logs: LogFiles {
-            directory: PathBuf::from("/l"),
-            stdout: PathBuf::from("/l/o"),
-            stderr: PathBuf::from("/l/e"),
-        },
         reserved_ip: None,
     };
     TaskRecord::accepted(spec, Stamp::now(), None, "s".into(), vec![])

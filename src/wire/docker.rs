@@ -247,6 +247,18 @@ pub struct ContainerSummary {
     /// Unix seconds.
     #[serde(default)]
     pub created: i64,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub ports: Vec<SummaryPort>,
+}
+
+/// A port of a container in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct SummaryPort {
+    pub private_port: u16,
+    /// On the host; 0 where it is exposed only.
+    #[serde(default)]
+    pub public_port: u16,
 }
 
 /// The Engine's word for what a container is doing.
@@ -311,6 +323,8 @@ pub struct InspectConfig {
     #[serde(deserialize_with = "null_is_default")]
     pub cmd: Vec<String>,
     pub working_dir: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub exposed_ports: BTreeMap<String, serde::de::IgnoredAny>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -360,6 +374,25 @@ pub struct ImageInspect {
     pub size: i64,
     #[serde(default, deserialize_with = "null_is_default")]
     pub config: InspectConfig,
+}
+
+/// The same answer, for a copy of the image: what it is built of, its configuration unread.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ImageBuild {
+    pub id: String,
+    pub size: i64,
+    #[serde(default)]
+    pub config: serde_json::Value,
+    #[serde(rename = "RootFS")]
+    pub root_fs: RootFs,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct RootFs {
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub layers: Vec<String>,
 }
 
 /// `GET /networks/{name}`.

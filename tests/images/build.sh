@@ -9,7 +9,8 @@ set -euo pipefail
 
 # Nothing listens on port 1: a pull of these names fails at once and never leaves this machine.
 PREFIX=127.0.0.1:1/river-test/
-NAMES=(busybox debian debian-numeric debian-worker entrypoint scratch)
+# In this order: some are made from those before them.
+NAMES=(busybox debian debian-numeric debian-repo debian-ssh debian-worker entrypoint scratch)
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=$here/../../target/test-images
@@ -47,6 +48,7 @@ build() {
         busybox) busybox_rootfs "$context/rootfs" ;;
         # A hard link: the archive is big and only read.
         debian) ln "$cache/debian.tar" "$context/rootfs.tar" ;;
+        debian-repo) cp -a "$cache/repository" "$context" ;;
         scratch) cc -O2 -static -o "$context/hello" "$context/hello.c" ;;
     esac
     docker build --quiet --build-arg "PREFIX=$PREFIX" --label "river.test.recipe=$recipe" \
@@ -91,9 +93,31 @@ debian_rootfs() {
     mkdir -p "$root/home/worker"
     chown 4321:4321 "$root/home/worker"
     rm -f "$cache/debian.made_by"
+    ssh_repository "$root"
     tar -C "$root" --numeric-owner -cf "$cache/debian.tar" .
     rm -rf "$root"
     echo "$made_by" >"$cache/debian.made_by"
+}
+
+# The packages that an sshd in the Debian root needs, as a repository of files. apt takes this
+# machine's sources, and the root's list of what is installed.
+ssh_repository() {
+    local root=$1 deb
+    rm -rf "$cache/repository"
+    mkdir -p "$cache/repository/partial"
+    apt-get -q -y --no-install-recommends --download-only -o APT::Sandbox::User=root \
+        -o Debug::NoLocking=1 -o "Dir::State::Status=$root/var/lib/dpkg/status" \
+        -o "Dir::Cache::Archives=$cache/repository" install openssh-server \
+        >"$cache/repository.log" 2>&1 || { tail -n 20 "$cache/repository.log" >&2; return 1; }
+    rm -rf "$cache/repository/partial" "$cache/repository/lock"
+    (
+        cd "$cache/repository"
+        for deb in *.deb; do
+            dpkg-deb --field "$deb"
+            printf 'Filename: ./%s\nSize: %s\n' "$deb" "$(stat -c %s "$deb")"
+            printf 'SHA256: %s\n\n' "$(sha256sum "$deb" | cut -d ' ' -f 1)"
+        done >Packages
+    )
 }
 
 remove() {

@@ -230,8 +230,20 @@ fn a_kill_for_memory_shows_in_the_inspect_after_the_event() {
     let mut body = bench.shell("exec tail /dev/zero");
     body.host_config.memory = 16 * 1024 * 1024;
     let name = bench.start("c", &body);
-    let end = told.recv_timeout(PATIENCE);
-    assert!(matches!(end, Ok(EngineEvent::Ended { exit_code: Some(137), .. })));
+    let mut ended = None;
+    let mut kills = 0;
+    // The kill itself is told, too, before the end or after it.
+    while ended.is_none() || kills == 0 {
+        match told.recv_timeout(PATIENCE).expect("the kill and the end") {
+            EngineEvent::OutOfMemory { name: killed, .. } => {
+                assert_eq!(killed, name);
+                kills += 1;
+            }
+            EngineEvent::Ended { exit_code, .. } => ended = Some(exit_code),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(ended, Some(Some(137)));
     assert!(bench.engine.inspect_container(&name).unwrap().oom_killed);
     stop.raise();
 }

@@ -61,6 +61,8 @@ mod restart;
 mod rows;
 /// SIGTERM at the worst of moments: an end within two seconds, and nothing lost.
 mod shutdown;
+/// Snapshots of VPS: rows, limits, restores, layers, and what goes wrong in the middle.
+mod snapshots;
 /// Attacks on the state directory: what is no record, and what becomes of its task.
 mod state;
 /// The runner's death at each call on the state directory.
@@ -72,6 +74,13 @@ mod terminal;
 /// The terminal row on real containers.
 mod terminal_rows;
 /// Watch sessions: what a peer hears of files, and what is left when it goes.
+mod vps;
+/// Deaths of the runner in a create and a stop of a VPS; kills that leave nothing.
+mod vps_deaths;
+/// A real `ssh` that logs into VPS, and into those that the host restarts.
+mod vps_ssh;
+/// A VPS that ends without anybody's asking, and what is in the way of one.
+mod vps_watch;
 mod watch;
 /// Watches that somebody means to break.
 mod watch_attacks;

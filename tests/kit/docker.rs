@@ -20,8 +20,7 @@ pub const NETWORK_GATEWAY: &str = "10.213.77.1";
 /// What tests/images/build.sh puts before each name: a registry that refuses at once.
 const IMAGE_PREFIX: &str = "127.0.0.1:1/river-test/";
 
-/// The full reference of a test image (`busybox`, `debian`, `debian-numeric`, `debian-worker`,
-/// `entrypoint`, `scratch`). Fails the test if it was not built.
+/// The full reference of a test image, by the name of its directory in tests/images. Fails the test if it was not built.
 #[track_caller]
 pub fn image(name: &str) -> String {
     static FOUND: Mutex<Option<HashSet<String>>> = Mutex::new(None);

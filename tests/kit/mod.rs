@@ -19,6 +19,7 @@ mod small_disk;
 mod socket;
 mod state_calls;
 mod task;
+mod vps;
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -42,6 +43,7 @@ pub use small_disk::SmallDisk;
 pub use socket::Socket;
 pub use state_calls::StateCalls;
 pub use task::{task_container, with};
+pub use vps::{SshKey, Vps, assert_refused, is_free, port_of, said, ssh_without_a_key};
 
 /// A wait for something that is only a matter of scheduling: long enough for a loaded machine.
 pub const SOON: Duration = Duration::from_secs(45);

@@ -11,6 +11,7 @@ use super::check::{
     anything, disk_size, host_name, host_names, interface_name, mounts, name, socket_path, within,
 };
 use super::value::{Allowed, Field, Value, is_plain_path};
+use crate::limits::SNAPSHOT_LAYERS_MOST;
 use crate::model::settings::{Cidr, OverlayPlan, Settings, Subnet, Token};
 
 /// One setting.
@@ -158,11 +159,12 @@ pub const SETTINGS: &[Row] = &[
          into them, and /ws/tunnel is not served yet."),
     later!(tunnel_client_path: Option<PathBuf>,
         "The tunnel client's binary. Empty searches the usual places."),
-    later!(auto_snapshot_on_stop: bool,
+    setting!(auto_snapshot_on_stop: bool,
         "Whether stopping a VPS first commits it to an image."),
-    later!(max_snapshots_per_vps: u32, |v: &Value| within(v, 0..=1000),
-        "How many snapshots of one VPS are kept; older ones are removed. 0 keeps all."),
-    later!(auto_restore_on_create: bool,
+    setting!(max_snapshots_per_vps: u32, |v: &Value| within(v, 0..=1000),
+        "How many snapshots of one VPS are kept; older ones are removed after each new one. 0 keeps \
+         all. One more stays while the VPS's container was made from it."),
+    setting!(auto_restore_on_create: bool,
         "Whether a VPS created under an id that has snapshots starts from the newest."),
     setting!(log_level: LevelFilter,
         "How much is logged: full, debug, info, warning or error."),
@@ -223,6 +225,15 @@ pub const SETTINGS: &[Row] = &[
             },
         }),
     },
+    setting!(snapshot_layers_max: u32,
+        |v: &Value| within(v, 2..=u64::from(SNAPSHOT_LAYERS_MOST)),
+        "Layers of a snapshot, beyond which it is copied into a single one. Each stop and restart of \
+         a VPS adds one, and the Engine takes 125. The copy needs the disk space of the whole VPS."),
+    setting!(snapshot_timeout: u64, |v: &Value| within(v, 1..=86_400),
+        "Seconds that a snapshot may take, and its copy into a single layer once more."),
+    setting!(ssh_publish_ip: Option<IpAddr>,
+        "The address on which port 22 of a VPS is published. Empty is every address of the machine, and \
+         of a VPS that lets anybody in the one by which the host reaches this node."),
     setting!(api_socket: Option<PathBuf>, socket_path,
         "A Unix socket for users of this machine (mode 0660). Empty is none."),
     Row {

@@ -85,6 +85,22 @@ impl Client {
         self.send("POST", path, "", Some(&body))?.accepted()?.json(self.patience)
     }
 
+    /// DELETE, with an answer of JSON.
+    ///
+    /// # Errors
+    /// The peer can't be reached, is late, refuses, or answers something else.
+    pub fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.send("DELETE", path, "", None)?.accepted()?.json(self.patience)
+    }
+
+    /// The machine that the peer is on, as this one reaches it.
+    pub fn machine(&self) -> &str {
+        match &self.target {
+            Target::Unix(_) => "127.0.0.1",
+            Target::Tcp { host, .. } => host,
+        }
+    }
+
     /// GET of bytes. Each read of the body waits `CLI_STREAM_TICK` at most and then fails with
     /// `WouldBlock`, so that the caller can look around and read on.
     ///

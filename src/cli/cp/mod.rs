@@ -98,6 +98,8 @@ impl Copy {
             | Failure::Input(_)
             | Failure::Terminal(_)
             | Failure::Hangup { .. }
+            | Failure::Vps(_)
+            | Failure::Left { .. }
             | Failure::Output(_) => false,
         };
         if !is_its_own {

@@ -272,6 +272,7 @@ fn verdict(task: &Task) -> Verdict {
             Verdict { code, text: None }
         }
         (Status::Failed, code) => told(code.unwrap_or(NEVER_RAN), "failed"),
+        (Status::Stopped, code) => told(code.unwrap_or(KILLED), "was stopped"),
         (Status::Pending | Status::Running | Status::Paused | Status::Unknown, _) => {
             told(NEVER_RAN, "has no outcome")
         }

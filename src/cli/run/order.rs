@@ -123,7 +123,7 @@ pub fn new_id() -> TaskId {
     TaskId::try_from((milliseconds << 20) | noise | 1).expect("62 bits, the lowest of them set")
 }
 
-fn memory(text: &str) -> Result<u64, String> {
+pub fn memory(text: &str) -> Result<u64, String> {
     size::parse(text).ok_or_else(|| size::FORM.into())
 }
 

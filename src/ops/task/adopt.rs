@@ -15,14 +15,15 @@ use crate::model::ids::TaskId;
 use crate::model::phase::Phase;
 use crate::model::task::ContainerTrace;
 use crate::model::time::Stamp;
-use crate::ops::Node;
 use crate::ops::node::Exit;
+use crate::ops::{Node, vps};
 use crate::store::StoreError;
 use crate::threads::lock;
 
 /// A container of the task's name exists, or may: take it over if it is ours, and go on.
 pub fn adopt(node: &Arc<Node>, id: TaskId) -> Next {
-    let container = match node.engine.inspect_container(&id.task_container()) {
+    let Some(record) = node.tasks.get(id) else { return Next::Done };
+    let container = match node.engine.inspect_container(&record.spec.container_name()) {
         Ok(container) => container,
         Err(error) if error.is_missing() => return create_again(node, id),
         // It may run: no answer to a question ends a task.
@@ -36,9 +37,12 @@ pub fn adopt(node: &Arc<Node>, id: TaskId) -> Next {
         if disowned.is_err() {
             return when_the_disk_is_back(node, id, begin);
         }
-        let name = id.task_container();
+        let name = record.spec.container_name();
         let message = format!("a container {name} that is not ours is in the way: remove it");
         return refuse(node, id, failed(message));
+    }
+    if vps::stale::is_of_an_earlier_one(&record, &container) {
+        return vps::stale::clear(node, id, container);
     }
     take_over(node, id, &container)
 }
@@ -70,13 +74,15 @@ fn start_unless_it_ran(node: &Arc<Node>, id: TaskId, container: &Container) -> N
     let Some(record) = node.tasks.get(id) else { return Next::Done };
     let owner = Owner::of_image(&container.user, user_shift(node));
     let (node, container) = (Arc::clone(node), container.id.clone());
-    let Some(made) = record.output_made.filter(|_| record.phase == Phase::Starting) else {
+    let logs = record.spec.command().map(|command| command.logs.clone());
+    let made = record.output_made.filter(|_| record.phase == Phase::Starting);
+    let (Some(made), Some(files)) = (made, logs) else {
         return own_and_start(&node, id, container, owner);
     };
     Next::Then(
         Place::Files,
         Box::new(move || {
-            let ran = logs::is_touched(&record.spec.logs, made);
+            let ran = logs::is_touched(&files, made);
             Next::Then(
                 Place::Worker,
                 Box::new(move || match ran {

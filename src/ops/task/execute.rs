@@ -16,10 +16,10 @@ use crate::limits::{PASSWD_BYTES_MAX, TASKS_ACTIVE_MAX, TASKS_UNTOLD_MAX};
 use crate::machine::random::hex_128;
 use crate::model::ids::TaskId;
 use crate::model::phase::{Phase, Wanted};
-use crate::model::task::{ContainerTrace, Report, TaskRecord, TaskSpec};
+use crate::model::task::{Command, ContainerTrace, Report, TaskRecord, TaskSpec};
 use crate::model::time::Stamp;
 use crate::ops::images::{self, ImageFault, ImageReady, ImageResult};
-use crate::ops::{Node, OpError, network};
+use crate::ops::{Node, OpError, network, vps};
 use crate::store::StoreError;
 use crate::threads::lock;
 
@@ -36,17 +36,7 @@ pub fn accept(
     spec: TaskSpec,
     idempotency_key: Option<String>,
 ) -> Result<(), OpError> {
-    if !node.settings.local_temp_dir.is_dir() {
-        return Err(OpError::LocalTempMissing(node.settings.local_temp_dir.clone()));
-    }
-    let counts = node.tasks.counts();
-    if counts.active >= TASKS_ACTIVE_MAX {
-        return Err(OpError::Busy { what: "tasks on this node", max: TASKS_ACTIVE_MAX });
-    }
-    if counts.untold >= TASKS_UNTOLD_MAX {
-        let what = "ended tasks of which the host does not know";
-        return Err(OpError::Busy { what, max: TASKS_UNTOLD_MAX });
-    }
+    check_room(node)?;
     let id = spec.id;
     let reports = node.host.iter().map(|_| Report::Pending).collect();
     let secret = hex_128().map_err(OpError::NoRandomness)?;
@@ -60,6 +50,25 @@ pub fn accept(
     node.events.note(id, "accepted");
     node.outbox.notify(id);
     post_start(node, id, asked.spec.placement.node());
+    Ok(())
+}
+
+/// Whether one more task can be taken.
+///
+/// # Errors
+/// Too many are here, or a directory that all need is not.
+pub fn check_room(node: &Node) -> Result<(), OpError> {
+    if !node.settings.local_temp_dir.is_dir() {
+        return Err(OpError::LocalTempMissing(node.settings.local_temp_dir.clone()));
+    }
+    let counts = node.tasks.counts();
+    if counts.active >= TASKS_ACTIVE_MAX {
+        return Err(OpError::Busy { what: "tasks on this node", max: TASKS_ACTIVE_MAX });
+    }
+    if counts.untold >= TASKS_UNTOLD_MAX {
+        let what = "ended tasks of which the host does not know";
+        return Err(OpError::Busy { what, max: TASKS_UNTOLD_MAX });
+    }
     Ok(())
 }
 
@@ -79,7 +88,7 @@ fn is_repeat(node: &Node, asked: &TaskRecord) -> bool {
 }
 
 /// Wherever the record says the task is, go on from there.
-pub(super) fn begin(node: &Arc<Node>, id: TaskId) -> Next {
+pub fn begin(node: &Arc<Node>, id: TaskId) -> Next {
     let Some(record) = node.tasks.get(id) else { return Next::Done };
     if record.wanted != Wanted::Run {
         return settle(node, id);
@@ -87,17 +96,18 @@ pub(super) fn begin(node: &Arc<Node>, id: TaskId) -> Next {
     match record.phase {
         Phase::Running | Phase::Paused | Phase::Ended => Next::Done,
         _ if node.engine.is_away() => when_the_engine_is_back(node, id, begin),
-        Phase::Accepted => {
-            let owner = Arc::clone(node);
-            images::ensure(
-                node,
-                record.spec.image,
-                Box::new(move |result| image_answered(&owner, id, result)),
-            )
-        }
+        Phase::Accepted if record.spec.vps().is_some() => vps::create::choose_image(node, &record),
+        Phase::Accepted => image_step(node, &record),
         // A create may have been sent by an earlier run; the name tells.
         Phase::Creating | Phase::Starting => adopt(node, id),
     }
+}
+
+/// Makes the record's image available, and goes on.
+pub fn image_step(node: &Arc<Node>, record: &TaskRecord) -> Next {
+    let (owner, id) = (Arc::clone(node), record.spec.id);
+    let then = move |result| image_answered(&owner, id, result);
+    images::ensure(node, record.spec.image.clone(), Box::new(then))
 }
 
 fn image_answered(node: &Arc<Node>, id: TaskId, result: ImageResult) -> Next {
@@ -123,21 +133,29 @@ fn image_answered(node: &Arc<Node>, id: TaskId, result: ImageResult) -> Next {
         record.times.image_ready.get_or_insert(Stamp::now());
         record.end_is_told = !image.labels.contains_key(EXIT_CODE_LABEL);
         record.notes.extend(note.filter(|note| !record.notes.contains(note)));
-        Some(record.spec.logs.clone())
+        Some(record.spec.command().map(|command| command.logs.clone()))
     });
     // Killed meanwhile: then nothing is made for it any more.
     let Some(files) = noted.flatten() else { return settle(node, id) };
     node.events.note(id, "image_ready");
-    let owner = Owner::of_image(&image.user, user_shift(node));
+    // A VPS has no output files.
+    let owner = match files {
+        Some(_) => Owner::of_image(&image.user, user_shift(node)),
+        None => Owner::AsIs,
+    };
     let node = Arc::clone(node);
     Next::Then(
         Place::Files,
         Box::new(move || {
-            let prepared = logs::prepare(&node.settings.shared_dir, &files, &owner);
-            if let (Ok(()), Some(first_writes)) = (&prepared, &node.first_writes) {
-                first_writes.watch(id, &[&files.stdout, &files.stderr]);
+            let mut prepared = logs::prepare_shared(&node.settings.shared_dir);
+            let mut made = None;
+            if let Some(files) = files {
+                prepared = prepared.and_then(|()| logs::prepare(&files, &owner));
+                if let (Ok(()), Some(first_writes)) = (&prepared, &node.first_writes) {
+                    first_writes.watch(id, &[&files.stdout, &files.stderr]);
+                }
+                made = logs::made_at(&files);
             }
-            let made = logs::made_at(&files);
             Next::Then(
                 Place::Worker,
                 Box::new(move || match prepared {
@@ -173,8 +191,9 @@ fn create(node: &Arc<Node>, id: TaskId, owner: Owner, output_made: Option<Stamp>
 
 /// A network that somebody removed is made again, once.
 fn create_with_network(node: &Node, record: &TaskRecord) -> Result<String, DockerError> {
-    let name = record.spec.id.task_container();
-    let body = |facts| create_body(&node.settings, &facts, record);
+    let name = record.spec.container_name();
+    let registered = network::registered_address(&node.settings, node.host.as_ref());
+    let body = |facts| create_body(&node.settings, &facts, registered, record);
     let first = node.engine.create_container(&name, &body(network::known_or_ensured(node)?));
     let created = match first {
         Err(error) if error.is_missing() => {
@@ -216,7 +235,10 @@ fn own_by_name(node: &Arc<Node>, id: TaskId, container: String, name: String) ->
         }
     };
     let owner = Owner::in_passwd(&name, &passwd, user_shift(node));
-    let Some(files) = node.tasks.get(id).map(|record| record.spec.logs) else { return Next::Done };
+    let Some(record) = node.tasks.get(id) else { return Next::Done };
+    let Some(Command { logs: files, .. }) = record.spec.command().cloned() else {
+        return start(node, id, &container);
+    };
     let node = Arc::clone(node);
     Next::Then(
         Place::Files,
@@ -245,8 +267,8 @@ fn start(node: &Arc<Node>, id: TaskId, container: &str) -> Next {
         let was = record.phase;
         if was == Phase::Creating {
             record.phase = Phase::Starting;
-            // Before the start, as the contract has it (3.4, row 2b).
-            if has_host && is_first {
+            // Before the start, as the contract has it (3.4, row 2b); of a VPS with its port, later.
+            if has_host && is_first && record.spec.command().is_some() {
                 record.reports.push(Report::Running);
             }
         }
@@ -286,6 +308,9 @@ fn start_failed(node: &Arc<Node>, id: TaskId, error: &DockerError) -> Next {
 }
 
 pub(super) fn started(node: &Arc<Node>, id: TaskId, at: Stamp) -> Next {
+    if node.tasks.get(id).is_some_and(|record| record.spec.vps().is_some()) {
+        return vps::create::run(node, id, at);
+    }
     let marked = node.tasks.update(id, |record| {
         if matches!(record.phase, Phase::Creating | Phase::Starting) {
             record.phase = Phase::Running;

@@ -19,7 +19,7 @@ use crate::model::phase::{Phase, Wanted};
 use crate::model::task::{ContainerTrace, Outcome, TaskRecord};
 use crate::model::time::Stamp;
 use crate::ops::node::Exit;
-use crate::ops::{Node, inside};
+use crate::ops::{Node, inside, vps};
 use crate::store::StoreError;
 use crate::threads::lock;
 
@@ -34,10 +34,15 @@ pub fn settle(node: &Arc<Node>, id: TaskId) -> Next {
         return clean_up(node, &record);
     }
     let exit = lock(&node.exits).get(&id).copied();
+    if record.spec.vps().is_some() {
+        return vps::settle(node, &record, exit);
+    }
     match (exit, record.wanted) {
         (Some(exit), _) => conclude(node, &record, exit),
         (None, Wanted::Run) => Next::Done,
-        (None, Wanted::Killed | Wanted::Withdrawn) => kill_container(node, &record),
+        (None, Wanted::Killed | Wanted::Withdrawn | Wanted::Stopped) => {
+            kill_container(node, &record)
+        }
     }
 }
 
@@ -46,7 +51,7 @@ pub fn refuse(node: &Arc<Node>, id: TaskId, refused: Outcome) -> Next {
     let Some(record) = node.tasks.get(id) else { return Next::Done };
     let outcome = match record.wanted {
         Wanted::Run => refused,
-        Wanted::Killed => killed(None),
+        Wanted::Killed | Wanted::Stopped => killed(None),
         Wanted::Withdrawn => withdrawn(),
     };
     match end(node, id, &outcome, None) {
@@ -96,7 +101,7 @@ fn conclude(node: &Arc<Node>, record: &TaskRecord, exit: Exit) -> Next {
     };
     let outcome = match record.wanted {
         Wanted::Run => outcome_of(&ending),
-        Wanted::Killed => killed(ending.code),
+        Wanted::Killed | Wanted::Stopped => killed(ending.code),
         Wanted::Withdrawn => withdrawn(),
     };
     match end(node, id, &outcome, ending.at) {
@@ -165,7 +170,7 @@ fn is_oom_killed_by_the_log(record: &TaskRecord, container: &str) -> bool {
 
 /// Records the outcome, with the final report in the same write. The first outcome stands: a kill may
 /// have ended the task meanwhile.
-fn end(
+pub fn end(
     node: &Arc<Node>,
     id: TaskId,
     outcome: &Outcome,
@@ -180,6 +185,9 @@ fn end(
         (record.clone(), is_first)
     })?;
     lock(&node.exits).remove(&id);
+    if record.spec.vps().is_some() {
+        vps::create::refused(node, id, record.outcome.as_ref().unwrap_or(outcome));
+    }
     if !is_first {
         return Ok(record);
     }
@@ -193,7 +201,7 @@ fn end(
 
 /// Removes the container of a task that has ended, as soon as that loses nothing (design law 2), and
 /// puts the record away when nothing is left to do.
-fn clean_up(node: &Arc<Node>, record: &TaskRecord) -> Next {
+pub fn clean_up(node: &Arc<Node>, record: &TaskRecord) -> Next {
     let id = record.spec.id;
     if record.container != ContainerTrace::Removed {
         if !record.reports.is_empty() && is_kept(node, record) {
@@ -245,7 +253,7 @@ pub fn container_of(node: &Node, record: &TaskRecord) -> Result<Option<String>, 
         ContainerTrace::None | ContainerTrace::Removed => Ok(None),
         ContainerTrace::Known(container) => Ok(Some(container.clone())),
         ContainerTrace::Possible => {
-            match node.engine.inspect_container(&record.spec.id.task_container()) {
+            match node.engine.inspect_container(&record.spec.container_name()) {
                 Ok(found) => Ok(is_ours(&node.settings, &found.labels).then_some(found.id)),
                 Err(error) if error.is_missing() => Ok(None),
                 Err(error) => Err(error),

@@ -9,7 +9,9 @@ use crate::lanes::Next;
 use crate::model::ids::TaskId;
 use crate::model::phase::{Phase, Verb, Verdict, decide};
 use crate::model::task::TaskRecord;
+use crate::ops::node::Exit;
 use crate::ops::{Node, OpError};
+use crate::threads::lock;
 
 /// Told once, from whatever thread, when the verb is done or can't be.
 pub type Done = Box<dyn FnOnce(Result<(), OpError>) + Send>;
@@ -60,6 +62,11 @@ fn change(node: &Arc<Node>, id: TaskId, verb: Verb) -> Result<(), OpError> {
     })?;
     if changed {
         node.events.note(id, event);
+        if phase == Phase::Running && record.spec.vps().is_some() {
+            // Its port may have moved meanwhile.
+            lock(&node.exits).entry(id).or_insert(Exit::Found);
+            node.lanes.raise(id);
+        }
     }
     Ok(())
 }

@@ -54,7 +54,10 @@ pub fn kill(node: &Arc<Node>, id: TaskId) -> Result<(), OpError> {
             metrics::TASKS_ENDED.up();
             node.events.note(id, "killed");
         }
-        Ok(Verdict::Go) => node.events.note(id, "kill_wanted"),
+        Ok(Verdict::Go) => {
+            node.vps.cut_short(id);
+            node.events.note(id, "kill_wanted");
+        }
         Ok(Verdict::AlreadySo) => {}
         Err(_) => return Err(OpError::NotKnown(id)),
     }

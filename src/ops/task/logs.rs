@@ -19,7 +19,7 @@ use crate::lanes::Pool;
 use crate::limits::{LOG_CHUNK_BYTES_MAX, OUTPUT_MADE_BEFORE};
 use crate::model::ids::TaskId;
 use crate::model::phase::Phase;
-use crate::model::task::{LogFiles, TaskRecord};
+use crate::model::task::{Command, LogFiles, TaskRecord};
 use crate::model::time::Stamp;
 use crate::ops::Node;
 
@@ -73,11 +73,11 @@ impl Owner {
     }
 }
 
-/// Makes the mount sources below `shared_dir`, and both files, empty.
+/// Makes what every container mounts below `shared_dir`.
 ///
 /// # Errors
 /// Names the directory and the remedy.
-pub fn prepare(shared_dir: &Path, files: &LogFiles, owner: &Owner) -> Result<(), LogsFault> {
+pub fn prepare_shared(shared_dir: &Path) -> Result<(), LogsFault> {
     // Never made here: an absent one is a share that is not mounted, and writing below its mount
     // point would hide the task's output from the host.
     match fs::metadata(shared_dir) {
@@ -89,7 +89,14 @@ pub fn prepare(shared_dir: &Path, files: &LogFiles, owner: &Owner) -> Result<(),
         // A share that is mounted and broken: mounting it is no advice.
         Err(error) => return Err(LogsFault::io("look at", shared_dir, error)),
     }
-    make_directory(&shared_dir.join(SHARED_DATA))?;
+    make_directory(&shared_dir.join(SHARED_DATA))
+}
+
+/// Makes both files, empty.
+///
+/// # Errors
+/// Names the directory and the remedy.
+pub fn prepare(files: &LogFiles, owner: &Owner) -> Result<(), LogsFault> {
     make_directory(&files.directory)?;
     for path in [&files.stdout, &files.stderr] {
         make_directory(path.parent().unwrap_or(&files.directory))?;
@@ -187,7 +194,7 @@ pub fn written(node: &Arc<Node>, id: TaskId, at: Stamp) {
     let look = Box::new(move || {
         let note_output = |record: &TaskRecord| {
             let has_output = |path| fs::metadata(path).is_ok_and(|file| file.len() > 0);
-            let logs = &record.spec.logs;
+            let Some(Command { logs, .. }) = record.spec.command() else { return true };
             let found = has_output(&logs.stdout) || has_output(&logs.stderr);
             if found {
                 owner.tasks.note(id, |record| record.times.first_output.get_or_insert(at).micros());
@@ -200,7 +207,9 @@ pub fn written(node: &Arc<Node>, id: TaskId, at: Stamp) {
         if note_output(&record) {
             return;
         }
-        watch.watch(id, &[&record.spec.logs.stdout, &record.spec.logs.stderr]);
+        if let Some(Command { logs, .. }) = record.spec.command() {
+            watch.watch(id, &[&logs.stdout, &logs.stderr]);
+        }
         // What came in between is seen here; an end in between has not seen the new watch.
         note_output(&record);
         if owner.tasks.get(id).is_none_or(|record| record.phase == Phase::Ended) {
@@ -298,7 +307,7 @@ mod test {
     fn share_that_is_not_mounted_is_not_made() {
         let root = tempfile::tempdir().unwrap();
         let share = root.path().join("share");
-        let fault = prepare(&share, &files(&share), &Owner::AsIs).unwrap_err();
+        let fault = prepare_shared(&share).unwrap_err();
         assert!(fault.to_string().contains("SHARED_DIR"));
         assert!(!share.exists());
     }
@@ -307,9 +316,9 @@ mod test {
     fn output_files_are_made_empty_also_in_directories_below() {
         let root = tempfile::tempdir().unwrap();
         let files = files(root.path());
-        prepare(root.path(), &files, &Owner::AsIs).unwrap();
+        prepare(&files, &Owner::AsIs).unwrap();
         fs::write(&files.stdout, "old").unwrap();
-        prepare(root.path(), &files, &Owner::AsIs).unwrap();
+        prepare(&files, &Owner::AsIs).unwrap();
         assert_eq!(read(&files.directory, &files.stdout, 0).unwrap().size, 0);
         assert!(files.stderr.exists());
     }
@@ -318,7 +327,7 @@ mod test {
     fn start_within_the_tick_of_a_coarse_clock_shows_at_the_output_file() {
         let root = tempfile::tempdir().unwrap();
         let files = files(root.path());
-        prepare(root.path(), &files, &Owner::AsIs).unwrap();
+        prepare(&files, &Owner::AsIs).unwrap();
         let made = made_at(&files).unwrap();
         assert!(!is_touched(&files, made));
         // Some shares keep seconds, or two of them: what a start at once would leave there.
@@ -332,7 +341,7 @@ mod test {
     fn output_file_that_its_task_removed_or_replaced_was_touched() {
         let root = tempfile::tempdir().unwrap();
         let files = files(root.path());
-        prepare(root.path(), &files, &Owner::AsIs).unwrap();
+        prepare(&files, &Owner::AsIs).unwrap();
         let made = made_at(&files).unwrap();
         fs::remove_file(&files.stdout).unwrap();
         assert!(is_touched(&files, made));
@@ -351,7 +360,7 @@ mod test {
         fs::write(&victim, "precious").unwrap();
         fs::create_dir_all(&files.directory).unwrap();
         std::os::unix::fs::symlink(&victim, &files.stdout).unwrap();
-        assert!(prepare(root.path(), &files, &Owner::AsIs).is_err());
+        assert!(prepare(&files, &Owner::AsIs).is_err());
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
     }
 
@@ -382,7 +391,7 @@ mod test {
         fs::write(elsewhere.join("stderr.log"), "precious").unwrap();
         fs::create_dir_all(&files.directory).unwrap();
         std::os::unix::fs::symlink(&elsewhere, files.directory.join("deep")).unwrap();
-        assert!(prepare(root.path(), &files, &Owner::AsIs).is_err());
+        assert!(prepare(&files, &Owner::AsIs).is_err());
         assert!(read(&files.directory, &files.stderr, 0).is_err());
         assert_eq!(fs::read(elsewhere.join("stderr.log")).unwrap(), b"precious");
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::container::Essentials;
+use super::container::{EssentialWork, Essentials};
 use super::outcome::record_lost;
 use super::recover::{Stand, nudge, rebuilt};
 use crate::metrics;
@@ -25,7 +25,8 @@ pub fn end(node: &Arc<Node>, id: TaskId) {
         directory,
     };
     let image = ImageSource::Registry("(lost with its record)".to_owned(), Pull::Never);
-    let mut record = rebuilt(id, Essentials { accepted: now, image, logs });
+    let mut record =
+        rebuilt(id, Essentials { accepted: now, image, work: EssentialWork::Command { logs } });
     let outcome = record_lost(loss, &node.tasks.set_aside().directory);
     record.end(outcome, None, now, node.host.is_some());
     let stand = Stand::of(&record);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use log::Level;
 
-use super::container::{Essentials, LABEL_NODE, is_ours};
+use super::container::{EssentialWork, Essentials, LABEL_NODE, is_ours};
 use super::execute::post_start;
 use super::lost;
 use crate::docker::{ContainerState, ContainerSummary, DockerError, EngineEvent, Removal, Volumes};
@@ -14,9 +14,10 @@ use crate::metrics;
 use crate::model::ids::TaskId;
 use crate::model::phase::{Phase, Wanted};
 use crate::model::placement::Placement;
-use crate::model::task::{ContainerTrace, Report, TaskRecord, TaskSpec, Times};
+use crate::model::task::{Command, ContainerTrace, Report, TaskRecord, TaskSpec, Times, Work};
+use crate::model::vps::VpsState;
 use crate::ops::node::Exit;
-use crate::ops::{Node, network};
+use crate::ops::{Node, network, snapshots, vps};
 use crate::threads::lock;
 
 /// Sets every live record going again after a start of ours. Needs no Engine: what needs one waits
@@ -36,6 +37,8 @@ pub struct Stand {
     wanted: Wanted,
     has_reports: bool,
     numa_node: Option<u16>,
+    /// Of a VPS, the port at which it should be.
+    ssh_port: Option<u16>,
 }
 
 impl Stand {
@@ -46,6 +49,7 @@ impl Stand {
             wanted: record.wanted,
             has_reports: !record.reports.is_empty(),
             numa_node: record.spec.placement.node(),
+            ssh_port: record.spec.vps().map(|_| record.vps.ssh_port),
         }
     }
 }
@@ -65,8 +69,14 @@ pub fn engine_event(node: &Node, event: EngineEvent) {
         // A full queue: one is asked for already.
         EngineEvent::Connected => drop(node.reconcile_wanted.try_send(())),
         EngineEvent::Lost { .. } => {}
+        EngineEvent::OutOfMemory { name, labels } => {
+            let id = TaskId::from_container(&name);
+            if let Some(id) = id.filter(|_| is_ours(&node.settings, &labels)) {
+                vps::watch::out_of_memory(node, id);
+            }
+        }
         EngineEvent::Ended { name, exit_code, at, labels, .. } => {
-            let id = TaskId::from_task_container(&name);
+            let id = TaskId::from_container(&name);
             let Some(id) = id.filter(|_| is_ours(&node.settings, &labels)) else { return };
             let told = node.tasks.note(id, |record| record.end_is_told).unwrap_or(false);
             let exit = match exit_code.filter(|_| told) {
@@ -100,7 +110,7 @@ pub fn reconcile(node: &Arc<Node>) -> Result<(), DockerError> {
     let label = format!("{LABEL_NODE}={}", node.settings.node_id);
     let mut found: BTreeMap<TaskId, ContainerSummary> = BTreeMap::new();
     for container in node.engine.list_containers(&label)? {
-        let id = container.names.iter().find_map(|name| TaskId::from_task_container(name));
+        let id = container.names.iter().find_map(|name| TaskId::from_container(name));
         match id.filter(|_| is_ours(&node.settings, &container.labels)) {
             Some(id) => {
                 found.insert(id, container);
@@ -112,6 +122,7 @@ pub fn reconcile(node: &Arc<Node>) -> Result<(), DockerError> {
         compare(node, stand, found.remove(&stand.id).as_ref());
     }
     remind(node);
+    snapshots::sweep_soon(node);
     // None of those with a container: they are rebuilt from it.
     let lost = node.tasks.lost().into_iter().filter(|id| !found.contains_key(id));
     lost.for_each(|id| lost::end(node, id));
@@ -124,6 +135,18 @@ pub fn reconcile(node: &Arc<Node>) -> Result<(), DockerError> {
 fn compare(node: &Arc<Node>, stand: &Stand, container: Option<&ContainerSummary>) {
     let id = stand.id;
     match (stand.phase, container.map(|container| container.state)) {
+        // By a commit, which thaws it again.
+        (Phase::Running, Some(ContainerState::Paused)) if node.vps.is_being_saved(id) => {}
+        // A VPS may have ended and run again meanwhile.
+        (Phase::Running | Phase::Paused, _) if stand.ssh_port.is_some() => {
+            let is_so = container.is_some_and(|found| {
+                vps::watch::is_as_recorded(stand.phase, stand.ssh_port.unwrap_or(0), found)
+            });
+            if !is_so {
+                lock(&node.exits).entry(id).or_insert(Exit::Found);
+                node.lanes.raise(id);
+            }
+        }
         (Phase::Running, Some(ContainerState::Paused)) => {
             set_frozen(node, id, Phase::Running, Phase::Paused)
         }
@@ -162,7 +185,9 @@ pub fn nudge(node: &Arc<Node>, stand: &Stand) {
         node.outbox.notify(id);
     }
     match (stand.phase, stand.wanted) {
-        (Phase::Ended, _) | (_, Wanted::Killed | Wanted::Withdrawn) => node.lanes.raise(id),
+        (Phase::Ended, _) | (_, Wanted::Killed | Wanted::Stopped | Wanted::Withdrawn) => {
+            node.lanes.raise(id)
+        }
         (Phase::Accepted | Phase::Creating | Phase::Starting, Wanted::Run) => {
             if node.lanes.holds(id) {
                 // It may pause until the Engine is back, which it is.
@@ -181,6 +206,10 @@ fn take_in(node: &Arc<Node>, id: TaskId, container: &ContainerSummary) {
         return; // accepted while we looked
     }
     if node.tasks.is_over(id) {
+        if is_of_another_create(node, id, container) {
+            log::debug!("VPS {id}: is over; the container of another create of it is left alone");
+            return;
+        }
         log::info!("task {id}: is over; removing the container it left");
         if let Err(error) =
             node.engine.remove_container(&container.id, Removal::Forced, Volumes::Remove)
@@ -198,7 +227,11 @@ fn take_in(node: &Arc<Node>, id: TaskId, container: &ContainerSummary) {
     };
     let record = TaskRecord {
         container: ContainerTrace::Known(container.id.clone()),
-        reports: node.host.iter().map(|_| Report::Running).collect(),
+        // Of a VPS once its port is known.
+        reports: match &essentials.work {
+            EssentialWork::Vps { .. } => Vec::new(),
+            EssentialWork::Command { .. } => node.host.iter().map(|_| Report::Running).collect(),
+        },
         notes: vec!["rebuilt from its container: the state directory was lost".to_owned()],
         ..rebuilt(id, essentials)
     };
@@ -217,24 +250,37 @@ fn take_in(node: &Arc<Node>, id: TaskId, container: &ContainerSummary) {
     compare(node, &stand, Some(container));
 }
 
+/// Whether the record that is over is not that of this container: an id of a VPS is created again, and
+/// the state directory may be an old one. Such a container is somebody's desk.
+fn is_of_another_create(node: &Node, id: TaskId, container: &ContainerSummary) -> bool {
+    let Some(essentials) = Essentials::from_labels(&container.labels) else { return false };
+    matches!(essentials.work, EssentialWork::Vps { .. })
+        && node.tasks.find(id).map_or(true, |over| over.times.accepted != essentials.accepted)
+}
+
 /// The record of a task whose state directory is gone. It runs, or has run, so it can only be
 /// watched and reported.
 pub fn rebuilt(id: TaskId, essentials: Essentials) -> TaskRecord {
-    let Essentials { accepted, image, logs } = essentials;
+    let Essentials { accepted, image, work } = essentials;
     TaskRecord {
         spec: TaskSpec {
             id,
-            command: "(lost with the state directory)".to_owned(),
-            arguments: Vec::new(),
-            env: Vec::new(),
+            work: match work {
+                EssentialWork::Vps { vps } => Work::Vps { vps },
+                EssentialWork::Command { logs } => Work::Command(Command {
+                    command: "(lost with the state directory)".to_owned(),
+                    arguments: Vec::new(),
+                    env: Vec::new(),
+                    working_dir: String::new(),
+                    logs,
+                }),
+            },
             cores: None,
             memory_bytes: None,
             gpus: Vec::new(),
             placement: Placement::Anywhere,
             cpuset: None,
             image,
-            working_dir: String::new(),
-            logs,
             reserved_ip: None,
         },
         phase: Phase::Running,
@@ -246,6 +292,7 @@ pub fn rebuilt(id: TaskId, essentials: Essentials) -> TaskRecord {
         end_is_told: false,
         output_made: None,
         container: ContainerTrace::None,
+        vps: VpsState::default(),
         outcome: None,
         reports: Vec::new(),
         notes: Vec::new(),

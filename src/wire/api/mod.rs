@@ -4,4 +4,5 @@ pub mod fields;
 pub mod files;
 pub mod tasks;
 pub mod terminal;
+pub mod vps;
 pub mod watch;

@@ -9,6 +9,7 @@ mod fake;
 mod ls;
 mod pty;
 mod shell;
+mod vps;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};

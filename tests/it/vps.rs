@@ -1,0 +1,68 @@
+//! VPS in Docker (contract 1.2, 5.4) on the real Engine.
+
+use serde_json::json;
+
+use crate::kit::{Daemon, FakeHost, SOON, Vps, container_exists, docker, inspect, wait_until};
+
+#[test]
+fn desk_without_ssh_runs_until_it_is_stopped_and_comes_back_as_it_was() {
+    let host = FakeHost::start();
+    let daemon = Daemon::builder().host(&host).start();
+    let vps = Vps::new();
+    let made = vps.create(&daemon, "busybox", json!({})).expect(200);
+    let name = vps.container();
+    assert_eq!(made.json, json!({ "success": true, "ssh_port": 0, "container_name": name }));
+    let running = host.wait_status(vps.id, "running", SOON);
+    assert_eq!(running.ssh_port, Some(0));
+    vps.create(&daemon, "busybox", json!({})).expect(409);
+    docker(&["exec", &name, "sh", "-c", "echo mine >/root/file"]);
+
+    daemon.post(&format!("/api/vps/stop/{}", vps.id), &json!({})).expect(200);
+    assert!(wait_until(SOON, || !container_exists(&name)));
+    daemon.post(&format!("/api/vps/stop/{}", vps.id), &json!({})).expect(404);
+
+    // The host's restart: the same id, mode `none`, no key.
+    let again = json!({ "task_id": vps.id, "ssh_key_mode": "none" });
+    let made = vps.create(&daemon, "busybox", again).expect(200);
+    assert_eq!(made.json["ssh_port"], 0);
+    assert_eq!(docker(&["exec", &name, "cat", "/root/file"]), "mine\n");
+    let inspected = inspect(&name).unwrap();
+    assert_eq!(inspected["HostConfig"]["PortBindings"], json!({}));
+    daemon.control("kill", vps.id).expect(200);
+    assert!(wait_until(SOON, || !container_exists(&name)));
+    assert!(host.reports_of(vps.id).iter().all(|report| !report.is_final()));
+}
+
+#[test]
+fn create_that_makes_no_sense_is_refused_and_the_host_is_told() {
+    let host = FakeHost::start();
+    let daemon = Daemon::builder().host(&host).start();
+    for (more, field) in [
+        (json!({ "ssh_key_mode": "telnet" }), "ssh_key_mode"),
+        (json!({ "ssh_key_mode": "upload" }), "ssh_public_key"),
+        (
+            json!({ "ssh_key_mode": "generate", "ssh_public_key": "ssh-ed25519 x" }),
+            "ssh_public_key",
+        ),
+        (json!({ "ssh_key_mode": "", "ssh_public_key": "a\nb" }), "ssh_public_key"),
+    ] {
+        let vps = Vps::new();
+        let refused = vps.create(&daemon, "busybox", more).expect(422);
+        assert_eq!(refused.json["detail"][0]["loc"][1], field);
+        let told = host.wait_final(vps.id, SOON);
+        assert_eq!(told.status, "failed");
+        assert!(!container_exists(&vps.container()));
+    }
+}
+
+#[test]
+fn image_without_sshd_and_package_manager_fails_with_its_reason() {
+    let host = FakeHost::start();
+    let daemon = Daemon::builder().host(&host).start();
+    let vps = Vps::new();
+    let _ = vps.create(&daemon, "busybox", json!({ "ssh_key_mode": "none" }));
+    let told = host.wait_final(vps.id, SOON);
+    assert_eq!(told.status, "failed");
+    assert!(told.message.as_deref().unwrap_or_default().contains("no sshd"), "{:?}", told.message);
+    assert!(wait_until(SOON, || !container_exists(&vps.container())));
+}
