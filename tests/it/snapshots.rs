@@ -280,6 +280,90 @@ fn copy_into_one_layer_keeps_the_configuration() {
     docker(&["rmi", &rich]);
 }
 
+const BIG_BYTES: usize = 96 << 20;
+
+/// A desk of three layers with that much in it.
+fn big_desk(daemon: &Daemon, vps: &Vps) {
+    desk(daemon, vps);
+    let script = format!("head -c {BIG_BYTES} /dev/urandom >/root/big");
+    docker(&["exec", &vps.container(), "sh", "-c", &script]);
+    stop(daemon, vps);
+    desk(daemon, vps);
+    // A layer of nothing is none.
+    write(vps, "more", "/root/small");
+}
+
+/// The most memory that it had at a time.
+fn peak_kb(daemon: &Daemon) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn copy_passes_through_little_memory_and_ends_at_its_deadline() {
+    let engine = EngineProxy::start();
+    let daemon = Daemon::builder().engine(&engine).set("snapshot_layers_max", 2).start();
+    let vps = Vps::new();
+    big_desk(&daemon, &vps);
+    let sum = docker(&["exec", &vps.container(), "md5sum", "/root/big"]);
+    let before = peak_kb(&daemon);
+    let flat = snapshot(&daemon, &vps);
+    let after = peak_kb(&daemon);
+    assert_eq!(layers(&flat), 1);
+    assert!(after < before + 16 * 1024, "{before} kB, then {after} kB");
+    kill(&daemon, &vps);
+    desk(&daemon, &vps);
+    assert_eq!(docker(&["exec", &vps.container(), "md5sum", "/root/big"]), sum);
+    stop(&daemon, &vps);
+    drop(daemon);
+
+    // An Engine that takes nothing of it, when buffers are full.
+    let hasty = Daemon::builder().engine(&engine).set("snapshot_layers_max", 2);
+    let hasty = hasty.set("snapshot_timeout", 10).start();
+    desk(&hasty, &vps);
+    write(&vps, "more", "/root/small");
+    stop(&hasty, &vps);
+    desk(&hasty, &vps);
+    write(&vps, "more", "/root/small");
+    let copied = engine.calls("POST /images/create");
+    engine.on("POST", "/images/create", Behaviour::Hang);
+    let began = Instant::now();
+    let deep = snapshot(&hasty, &vps);
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    assert_eq!((layers(&deep), engine.calls("POST /images/create")), (3, copied + 1));
+    assert_eq!(leftovers(&hasty, &vps), [""; 0]);
+    // And no kill waits for it.
+    thread::scope(|scope| {
+        let caller = scope.spawn(|| hasty.post(&path(vps.id), &json!({})));
+        engine.wait_held(1, PATIENCE);
+        kill(&hasty, &vps);
+        // The snapshot itself was made.
+        caller.join().unwrap().expect(200);
+    });
+}
+
+#[test]
+fn kill_overtakes_a_commit_at_work() {
+    let daemon = Daemon::start();
+    let vps = Vps::new();
+    desk(&daemon, &vps);
+    let script = format!("head -c {BIG_BYTES} /dev/urandom >/root/big");
+    docker(&["exec", &vps.container(), "sh", "-c", &script]);
+    thread::scope(|scope| {
+        let caller = scope.spawn(|| daemon.post(&path(vps.id), &json!({})));
+        let frozen = || container_status(&vps.container()).as_deref() == Some("paused");
+        assert!(wait_until(SOON, || frozen() || caller.is_finished()));
+        kill(&daemon, &vps);
+        let answered = caller.join().unwrap();
+        assert!([200, 500].contains(&answered.status), "{}", answered.status);
+    });
+    // Whether the Engine still makes it or not, what is listed is whole.
+    for tag in tags(&daemon, &vps) {
+        assert_eq!(layers(&tag), 2);
+    }
+}
+
 /// `contrib/layers.sh` sets these for a run at the Engine's own limit.
 fn number_from(variable: &str, usual: u16) -> u16 {
     std::env::var(variable).ok().map_or(usual, |text| text.parse().expect(variable))
