@@ -101,17 +101,21 @@ fn update(state: &mut State, body: Value, came: Instant) -> (u16, Value) {
             state.breaches.push(format!("`{key}` of {id} is no naive local time: {body}"));
         }
     }
-    let verdict = transition(state, id, status);
+    let is_vps = body["ssh_port"].is_u64();
+    let verdict = transition(state, id, status, is_vps);
     record(state, &body, verdict, came);
     let text = if verdict == Verdict::Accepted { UPDATED } else { REFUSED };
     (200, json!({ "message": text }))
 }
 
-/// Final → non-final is refused, everything else about a known task is accepted (contract 3.3).
-fn transition(state: &mut State, id: u64, status: &str) -> Verdict {
+/// Final → non-final is refused, but for a lost VPS that runs; everything else about a known task is
+/// accepted (contract 3.3). Only a VPS says that it runs with a port, if it be 0.
+fn transition(state: &mut State, id: u64, status: &str, is_vps: bool) -> Verdict {
     let now = state.tasks.get(&id).map_or("assigning", String::as_str);
     let ended = FINAL.contains(&now);
-    if state.unknown.contains(&id) || (ended && !FINAL.contains(&status)) {
+    let is_back = is_vps && now == "lost" && status == "running";
+    let is_resurrected = ended && !FINAL.contains(&status) && !is_back;
+    if state.unknown.contains(&id) || is_resurrected {
         return Verdict::Refused;
     }
     state.tasks.insert(id, status.to_owned());
