@@ -59,8 +59,8 @@ fn create(world: &World<'_>, vps: &Vps) {
         let sent = Instant::now();
         let before = note(world, vps, |note| {
             note.creates.push(sent);
-            if let Some((_, until @ None)) = note.silences.last_mut() {
-                *until = Some(sent);
+            for (_, until) in &mut note.silences {
+                until.get_or_insert(sent);
             }
             note.clone()
         });
@@ -114,7 +114,8 @@ pub fn stop(world: &World<'_>, vps: &Vps) -> bool {
                 } else if note.exists != Some(true) || note.created == before.created {
                     note.exists = None;
                 }
-                if !note.removed {
+                // A kill meanwhile cuts its snapshot short.
+                if !note.removed && note.kills == before.kills {
                     note.saved.clone_from(&before.files);
                 }
             }
@@ -127,6 +128,7 @@ pub fn stop(world: &World<'_>, vps: &Vps) -> bool {
 
 /// As [`stop`]; what was not saved is lost.
 pub fn kill(world: &World<'_>, vps: &Vps) -> bool {
+    note(world, vps, |note| note.kills += 1);
     let body = json!({ "task_id": vps.id, "container_name": vps.container() });
     let said = send(world, vps, "POST", "/api/kill", Some(&body));
     note(world, vps, |note| {

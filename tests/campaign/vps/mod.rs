@@ -130,6 +130,8 @@ pub struct Note {
     /// Those among them that a snapshot holds for sure.
     pub saved: Vec<u64>,
     pub files_written: u64,
+    /// Sent, whatever came of them.
+    pub kills: usize,
     pub signalled: bool,
     pub removed: bool,
     pub user_ended: bool,
