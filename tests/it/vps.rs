@@ -33,6 +33,21 @@ fn desk_without_ssh_runs_until_it_is_stopped_and_comes_back_as_it_was() {
     assert!(host.reports_of(vps.id).iter().all(|report| !report.is_final()));
 }
 
+/// Found by the fault campaign: who was refused a second create waited for the first one's end.
+#[test]
+fn create_of_a_live_id_is_refused_and_nobody_waits_for_it() {
+    let daemon = Daemon::builder().start();
+    let vps = Vps::new();
+    vps.create(&daemon, "busybox", json!({})).expect(200);
+    for _ in 0..3 {
+        vps.create(&daemon, "busybox", json!({})).expect(409);
+    }
+    daemon.control("kill", vps.id).expect(200);
+    assert!(wait_until(SOON, || !container_exists(&vps.container())));
+    assert!(wait_until(SOON, || daemon.log().contains("killed, exit code")));
+    assert!(!daemon.log().contains("answered 500"), "{}", daemon.log());
+}
+
 #[test]
 fn create_that_makes_no_sense_is_refused_and_the_host_is_told() {
     let host = FakeHost::start();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{Note, Step, Vps};
-use crate::kit::{call, wait_until};
+use crate::kit::{Response, call, wait_until};
 use crate::world::World;
 
 /// Between two tries of a user.
@@ -15,6 +15,9 @@ const TRY_AGAIN: Duration = Duration::from_millis(400);
 const TRIES_MAX: usize = 12;
 /// The rest of one: `exec` in a container that ends meanwhile.
 const EXEC_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The answer to a call that the runner's end has met half done.
+const STOPPING: &str = "the runner is stopping";
 
 /// What came of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,6 +218,8 @@ fn send(
     let sent = world.begin.elapsed().as_millis();
     let answer = call(&world.address, method, path, &[], body);
     let said = match &answer {
+        // A create that had been accepted goes on in the runner's next life.
+        Ok(Response { status: 503, json, .. }) if json["detail"] == STOPPING => Said::Nothing,
         Ok(response) => Said::Status(response.status),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Said::NotSent,
         Err(_) => Said::Nothing,
