@@ -58,6 +58,11 @@ pub fn run(world: &World<'_>, vps: &Vps) {
 /// Tries until there is an answer that a user takes for one.
 fn create(world: &World<'_>, vps: &Vps) {
     let mut was_unsure = false;
+    // As the host does before it asks for a restart; what its user ended stays so.
+    let is_over = matches!(world.host.status_of(vps.id).as_deref(), Some("stopped" | "failed"));
+    if is_over && !note(world, vps, |note| note.user_ended) {
+        world.host.set_status(vps.id, "assigning");
+    }
     for _ in 0..TRIES_MAX {
         let sent = Instant::now();
         let before = note(world, vps, |note| {
