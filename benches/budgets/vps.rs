@@ -59,7 +59,7 @@ pub fn run(place: &Place, figures: &mut Figures) {
     let (ours, raw) = bench.in_turn(place.pick(20, 1), &plain, false);
     figures.tell_beside("vps_create_ms", median(ours), median(raw.clone()));
     if bench.engine.call("GET", &format!("/images/{SSH_IMAGE}/json"), None).status == 200 {
-        let (ours, by_hand) = bench.in_turn(place.pick(8, 1), SSH_IMAGE, true);
+        let (ours, by_hand) = bench.in_turn(place.pick(16, 1), SSH_IMAGE, true);
         figures.tell_beside("vps_ssh_ms", median(ours), median(by_hand));
     } else {
         eprintln!("no {SSH_IMAGE}: tests/images/build.sh makes it");
