@@ -78,9 +78,12 @@ impl VpsDesk {
 /// Told once what became of what a caller asked for, from whatever thread.
 pub type Told<T> = Box<dyn FnOnce(Result<T, OpError>) + Send>;
 
-/// Callers that wait, by id, each with a number of its own.
+/// Each with a number of its own.
+type Callers<T> = HashMap<TaskId, Vec<(u64, Told<T>)>>;
+
+/// Callers that wait, by id.
 struct Waiting<T> {
-    callers: Mutex<HashMap<TaskId, Vec<(u64, Told<T>)>>>,
+    callers: Mutex<Callers<T>>,
     next: AtomicU64,
 }
 
