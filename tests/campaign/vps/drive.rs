@@ -81,14 +81,12 @@ fn create(world: &World<'_>, vps: &Vps) {
                 (note.exists, note.paused, note.is_known) = (Some(true), Some(false), true);
             }
             // Accepted, and over.
-            Said::Status(500) => {
-                (note.exists, note.failed, note.is_known) = (Some(false), true, true);
-            }
+            Said::Status(500) => (note.exists, note.failed) = (Some(false), true),
             // Of this create, whose answer was lost, or of one before it.
             Said::Status(409) if was_unsure && before.exists != Some(true) => {
                 (note.exists, note.paused) = (before.exists.map(|_| true), Some(false));
             }
-            Said::Nothing => (note.exists, note.paused, note.is_known) = (None, None, true),
+            Said::Nothing => (note.exists, note.paused) = (None, None),
             Said::Status(_) | Said::NotSent => {}
         });
         match said {

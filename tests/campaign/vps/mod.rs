@@ -118,7 +118,7 @@ pub struct Note {
     pub exists: Option<bool>,
     /// Whether it is to be paused, where it is there.
     pub paused: Option<bool>,
-    /// The first create that may have been heard.
+    /// A create was answered 200: from now on the host's are restarts.
     pub is_known: bool,
     pub creates: Vec<Instant>,
     /// A create was answered 500: it has ended, and the host was told why.
