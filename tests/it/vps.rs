@@ -72,6 +72,8 @@ fn create_whose_vps_the_host_has_ended_meanwhile_is_answered() {
     let (host, engine) = (FakeHost::start(), EngineProxy::start());
     let mut daemon = Daemon::builder().host(&host).engine(&engine).start();
     daemon.wait_healthy();
+    // The second is sent when the first was answered: a refusal counts from then on.
+    assert!(wait_until(SOON, || host.beats().len() >= 2));
     engine.down();
     let vps = Vps::new();
     host.set_status(vps.id, "killed");
