@@ -133,6 +133,15 @@ const ROWS: &[Row] = &[
     Row { name: "watch_kb", unit: "kB", floor: "", budget: AtMost(100.0),
         why: "memory of an open watch beside others of the same directory" },
 
+    Row { name: "vps_create_ms", unit: "ms", floor: "raw Engine calls", budget: Unbudgeted,
+        why: "create to its answer" },
+    Row { name: "vps_ssh_ms", unit: "ms", floor: "raw Engine calls and the same sshd", budget: Unbudgeted,
+        why: "create to the SSH server's first word, in an image that has one" },
+    Row { name: "vps_snapshot_ms", unit: "ms", floor: "a raw commit", budget: Unbudgeted,
+        why: "with what it lists before and removes after" },
+    Row { name: "vps_restore_ms", unit: "ms", floor: "raw Engine calls, without a snapshot", budget: Unbudgeted,
+        why: "create to its answer, from the newest snapshot" },
+
     Row { name: "backlog_start_ms", unit: "ms", floor: "", budget: Unbudgeted,
         why: "exec to the first answered request with 100,000 reports to tell" },
     Row { name: "backlog_reports", unit: "1/s", floor: "", budget: Unbudgeted,

@@ -25,6 +25,7 @@ mod socket;
 mod start;
 mod tasks;
 mod terminal;
+mod vps;
 mod watch;
 
 use std::process::ExitCode;
@@ -59,6 +60,7 @@ const GROUPS: &[Group] = &[
     Group { name: "files", what: "files in a container, beside docker exec", run: files::run },
     Group { name: "terminal", what: "terminals, beside the Engine's stream", run: terminal::run },
     Group { name: "watch", what: "changes of files, beside inotify", run: watch::run },
+    Group { name: "vps", what: "VPS and snapshots, beside raw Engine calls", run: vps::run },
     Group { name: "backlog", what: "the reports of a day without a host", run: backlog::run },
 ];
 

@@ -109,7 +109,7 @@ impl Drop for Place {
     }
 }
 
-fn image(prefix: &str) -> String {
+pub fn image(prefix: &str) -> String {
     format!("kohakuriver/{prefix}:base")
 }
 
@@ -119,6 +119,14 @@ fn remove(prefix: &str) {
     let ours = json!({ "label": [format!("kohakuriver.node={prefix}")] });
     for container in engine.containers(&ours) {
         engine.remove_container(&container);
+    }
+    // Snapshots carry who made them.
+    let listed = engine.call("GET", "/images/json", None).expect(200);
+    for image in listed.as_array().into_iter().flatten() {
+        let maker = image["Labels"]["river-runner.snapshot"].as_str().unwrap_or_default();
+        if let (true, Some(id)) = (maker.ends_with(&format!(" {prefix}")), image["Id"].as_str()) {
+            engine.call("DELETE", &format!("/images/{id}?force=1"), None);
+        }
     }
     for target in [format!("/images/{}?force=1", image(prefix)), format!("/networks/{prefix}-net")]
     {

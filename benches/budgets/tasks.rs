@@ -30,7 +30,7 @@ use crate::runner::{Events, Runner};
 const COMMAND: &str = "sleep 0.3";
 
 /// Before each start: the kernel is still taking down the network of the container before it.
-const BREATH: Duration = Duration::from_millis(200);
+pub const BREATH: Duration = Duration::from_millis(200);
 
 /// The two ways to start a container, and who sees what becomes of it.
 struct Bench {
@@ -88,23 +88,13 @@ impl Bench {
         let host = Host::start();
         let environment = place.environment();
         let runner = Runner::start(place, Some(&host));
-        let network = place.network();
-        let settings = Settings {
-            shared_dir: runner.shared_dir.clone(),
-            local_temp_dir: runner.local_temp_dir.clone(),
-            docker_network_name: network.name,
-            docker_network_subnet: network.subnet.parse().expect("a subnet"),
-            docker_network_gateway: network.gateway.parse().expect("an address"),
-            node_id: place.node_id().to_owned(),
-            ..Settings::default()
-        };
         Bench {
             environment,
             client: runner.connect(),
             events: runner.events(),
+            settings: settings(place, &runner),
             runner,
             host,
-            settings,
             engine: Engine::connect(),
             ends: Ends::listen(place.node_id()),
         }
@@ -195,7 +185,21 @@ fn record(settings: &Settings, execute: &Value) -> TaskRecord {
     TaskRecord::accepted(spec.expect("our own body"), Stamp::now(), None, String::new(), vec![])
 }
 
-fn facts(settings: &Settings) -> NetworkFacts {
+/// The settings that this runner has.
+pub fn settings(place: &Place, runner: &Runner) -> Settings {
+    let network = place.network();
+    Settings {
+        shared_dir: runner.shared_dir.clone(),
+        local_temp_dir: runner.local_temp_dir.clone(),
+        docker_network_name: network.name,
+        docker_network_subnet: network.subnet.parse().expect("a subnet"),
+        docker_network_gateway: network.gateway.parse().expect("an address"),
+        node_id: place.node_id().to_owned(),
+        ..Settings::default()
+    }
+}
+
+pub fn facts(settings: &Settings) -> NetworkFacts {
     NetworkFacts {
         subnet: settings.docker_network_subnet,
         gateway: settings.docker_network_gateway,

@@ -48,7 +48,7 @@ pub struct PublicKey(String);
 pub enum NotAKey {
     /// More than one line.
     Lines,
-    /// Not one of [`KEY_TYPES`]. A private key looks so, too.
+    /// Not one of the known types. A private key looks so, too.
     Type,
     /// The second word is no base64 of a key of that type.
     Body,

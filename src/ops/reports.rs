@@ -3,9 +3,9 @@
 
 use std::sync::{Arc, Weak};
 
-use super::Node;
 use super::task::lost;
 use super::task::outcome::withdrawn;
+use super::{Node, vps};
 use crate::host::Verdict;
 use crate::host::outbox::Ledger;
 use crate::metrics;
@@ -143,6 +143,9 @@ fn withdraw_if_the_user_ended_it(node: &Arc<Node>, id: TaskId) {
     match changed {
         Ok(true) => {
             log::info!("task {id}: the host had ended it; stopping it");
+            if node.tasks.get(id).is_some_and(|record| record.phase == Phase::Ended) {
+                vps::create::refused(node, id, &withdrawn());
+            }
             node.lanes.raise(id);
         }
         Ok(false) => log::info!("task {id}: the host refused a report; it runs on"),

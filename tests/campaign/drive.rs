@@ -25,6 +25,9 @@ const SIGKILL: i32 = 9;
 /// Returns when all that is timed has happened, and every fault with an end has ended.
 pub fn run(world: &World<'_>) {
     std::thread::scope(|scope| {
+        for vps in &world.schedule.vps {
+            scope.spawn(move || crate::vps::drive::run(world, vps));
+        }
         for task in &world.schedule.tasks {
             scope.spawn(move || submit(world, task));
             for &(after_ms, verb) in &task.verbs {
@@ -33,7 +36,7 @@ pub fn run(world: &World<'_>) {
         }
         for timed in &world.schedule.actions {
             scope.spawn(move || {
-                wait_for(world, timed.at_ms);
+                world.wait_for(timed.at_ms);
                 if strike(world, timed) {
                     world.injected(timed.kind);
                 }
@@ -75,15 +78,10 @@ pub fn supervise(world: &World<'_>) {
     }
 }
 
-fn wait_for(world: &World<'_>, at_ms: u64) {
-    let at = world.begin + Duration::from_millis(at_ms);
-    sleep(at.saturating_duration_since(Instant::now()));
-}
-
 // ── tasks ────────────────────────────────────────────────────────────────────────────────────
 
 fn submit(world: &World<'_>, task: &Task) {
-    wait_for(world, task.at_ms);
+    world.wait_for(task.at_ms);
     let body = task.body(&world.logs);
     let key = format!("key-{}", task.id);
     let headers = [("Idempotency-Key", key.as_str())];
@@ -119,7 +117,7 @@ fn submit(world: &World<'_>, task: &Task) {
 }
 
 fn control(world: &World<'_>, task: &Task, at_ms: u64, verb: Verb) {
-    wait_for(world, at_ms);
+    world.wait_for(at_ms);
     let mut status = send_verb(world, task.id, verb);
     // A pause before the container runs is refused; its user tries again.
     let _ = wait_until(PAUSE_PATIENCE, || {

@@ -134,7 +134,7 @@ pub enum EngineFault {
     Refuse,
 }
 
-/// Calls of the life of a task. Not `/events`: its answer has no end that could be lost or cut.
+/// Calls of the life of a task or a VPS. Not `/events`: its answer has no end that could be lost or cut.
 const ENGINE_CALLS: &[(&str, &str)] = &[
     ("POST", "/containers/create"),
     ("POST", "/containers/*/start"),
@@ -143,9 +143,15 @@ const ENGINE_CALLS: &[(&str, &str)] = &[
     ("GET", "/containers/json"),
     ("GET", "/networks/*"),
     ("GET", "/_ping"),
+    ("POST", "/commit"),
+    ("POST", "/containers/*/stop"),
+    ("GET", "/images/json"),
 ];
+/// Those of them that only a VPS's end or a snapshot makes.
+pub const VPS_CALLS: &[&str] = &["/commit", "/containers/*/stop"];
 /// Those that a runner makes once, or every few seconds.
-const RARE_CALLS: &[&str] = &["/containers/json", "/networks/*", "/_ping"];
+const RARE_CALLS: &[&str] =
+    &["/containers/json", "/networks/*", "/_ping", "/commit", "/containers/*/stop"];
 const HOST_CALLS: &[&str] = &["POST /api/update", "PUT /api/heartbeat", "POST /api/register"];
 /// Not SIGSTOP: Docker does not tell it, and the task only waits.
 const SIGNALS: &[&str] = &["KILL", "KILL", "TERM", "INT", "USR1"];

@@ -17,6 +17,7 @@ mod strike;
 mod table;
 mod tasks;
 mod verdict;
+mod vps;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -145,6 +146,7 @@ fn play(
         let done = catch_unwind(AssertUnwindSafe(|| {
             drive::run(&world);
             settle::heal(&world);
+            vps::verdict::settle(&world);
             settle::settle(&world);
         }));
         world.runner.set_over();
@@ -152,10 +154,12 @@ fn play(
             world.breach(format!("panicked: {}", text_of(&*panic)));
         }
     });
+    let snapshots = vps::verdict::snapshots(&world);
     let leaks = settle::leaks(&world, wanted);
     stop(&world);
     *log = world.log();
     let mut breaches = verdict::judge(&world, tally);
+    breaches.extend(snapshots);
     breaches.extend(leaks.into_iter().map(|what| Breach::new(Sort::Leaked, what)));
     breaches
 }
@@ -169,6 +173,7 @@ fn fresh_runner(place: &mut Place) -> Idle {
     let jump = chrono::TimeDelta::days(3);
     world.set_clock(jump.num_nanoseconds().expect("three days"));
     drive::run(&world);
+    vps::verdict::settle(&world);
     settle::settle(&world);
     // Otherwise a jump would be counted and be none.
     let told = world.host.reports_of(schedule.tasks[0].id).pop().expect("a report");
@@ -177,7 +182,10 @@ fn fresh_runner(place: &mut Place) -> Idle {
     let ahead = started.expect("a time") - chrono::Local::now().naive_local();
     assert!((ahead - jump).abs() < chrono::TimeDelta::minutes(5), "a clock set ahead: {ahead}");
     let idle = settle::idle(&locked(&world.daemon), None);
-    let breaches = std::mem::take(&mut world.notes().breaches);
+    let mut breaches = std::mem::take(&mut world.notes().breaches);
+    let of_vps = std::mem::take(&mut world.notes().vps_breaches);
+    let of_snapshots = vps::verdict::snapshots(&world);
+    breaches.extend(of_vps.into_iter().chain(of_snapshots).map(|breach| breach.what));
     assert!(breaches.is_empty(), "without any fault: {breaches:#?}\n{}", world.log());
     idle
 }
@@ -210,10 +218,11 @@ fn report(
         .map(|kind| format!("{}×{}", kind.name(), tally.injected.get(kind).unwrap_or(&0)))
         .collect();
     let mut text = format!(
-        "seed {:<12} {:4.1} s  {} tasks  {}  {}\n",
+        "seed {:<12} {:4.1} s  {} tasks  {} VPS  {}  {}\n",
         schedule.seed,
         took.as_secs_f32(),
         schedule.tasks.len(),
+        schedule.vps.len(),
         if breaches.is_empty() { "ok    " } else { "BREACH" },
         kinds.join(" + "),
     );

@@ -1,11 +1,12 @@
-//! What happens when: tasks and faults, made from a seed and from nothing else, so that a seed is
+//! What happens when: tasks, VPS and faults, made from a seed and from nothing else, so that a seed is
 //! enough to make it happen again.
 
 use std::fmt;
 
 use crate::dice::Dice;
-use crate::fault::{Action, Kind, action, times};
+use crate::fault::{Action, Kind, VPS_CALLS, action, times};
 use crate::tasks::{Shape, Task, Verb};
+use crate::vps::{Step, Vps};
 
 /// One schedule of this many is of the kind that takes 45 s.
 const MARKS_LOST_ONE_OF: u64 = 12;
@@ -18,6 +19,7 @@ pub struct Schedule {
     pub seed: u64,
     pub kinds: Vec<Kind>,
     pub tasks: Vec<Task>,
+    pub vps: Vec<Vps>,
     pub actions: Vec<Timed>,
     /// The call on the state directory, counted from its start, at which the runner is killed.
     pub state_call: Option<u64>,
@@ -54,6 +56,7 @@ impl Schedule {
         let mut schedule = Schedule {
             seed,
             tasks: tasks(&mut dice, seed, span_ms),
+            vps: all_vps(seed, span_ms),
             actions: Vec::new(),
             state_call: None,
             rest_ms: dice.between(0, 1200),
@@ -75,6 +78,7 @@ impl Schedule {
             seed: 0,
             kinds: vec![Kind::ClockJumps],
             tasks: vec![task],
+            vps: vec![Vps::calm((1 << 60) - 2)],
             actions: Vec::new(),
             state_call: None,
             rest_ms: 0,
@@ -88,8 +92,8 @@ impl Schedule {
     fn add(&mut self, dice: &mut Dice, kind: Kind, span_ms: u64) {
         match kind {
             Kind::RunnerKilledAtStateCall => {
-                let tasks = u64::try_from(self.tasks.len()).expect("few");
-                self.state_call = Some(dice.between(1, STATE_CALLS_PER_TASK * tasks));
+                let all = u64::try_from(self.tasks.len() + self.vps.len()).expect("few");
+                self.state_call = Some(dice.between(1, STATE_CALLS_PER_TASK * all));
                 return;
             }
             Kind::ApiKill => return self.add_kills(dice),
@@ -102,6 +106,11 @@ impl Schedule {
         }
         for _ in 0..times(dice, kind) {
             let action = action(dice, kind);
+            if let Action::EngineCall { path, .. } = action
+                && VPS_CALLS.contains(&path)
+            {
+                self.make_one_stop(dice);
+            }
             // What waits for its call is there from the start.
             let at_ms = match action {
                 Action::EngineCall { .. }
@@ -127,6 +136,19 @@ impl Schedule {
         (task.shape, task.at_ms) = (shape, 0);
         // The runner may not answer yet: one try would often be none.
         task.insists = true;
+    }
+
+    /// For faults of calls that only a VPS's stop makes.
+    fn make_one_stop(&mut self, dice: &mut Dice) {
+        if self.vps.is_empty() {
+            self.vps.push(Vps {
+                id: vps_base(self.seed),
+                at_ms: 0,
+                steps: vec![(0, Step::Create)],
+            });
+        }
+        let vps = self.vps.first_mut().expect("a VPS");
+        vps.add(dice, &[Step::Create, Step::Write, Step::Stop, Step::Create]);
     }
 
     fn add_kills(&mut self, dice: &mut Dice) {
@@ -193,6 +215,22 @@ fn tasks(dice: &mut Dice, seed: u64, span_ms: u64) -> Vec<Task> {
     (0..dice.between(3, 9)).map(|number| Task::generate(dice, base + number, span_ms)).collect()
 }
 
+/// Of dice of their own: the seed's tasks and faults are the same with and without them.
+fn all_vps(seed: u64, span_ms: u64) -> Vec<Vps> {
+    let mut dice = Dice::new(!seed);
+    let count = match dice.between(1, 100) {
+        1..=15 => 0,
+        16..=70 => 1,
+        _ => 2,
+    };
+    (0..count).map(|number| Vps::generate(&mut dice, vps_base(seed) + number, span_ms)).collect()
+}
+
+/// Behind the tasks.
+fn vps_base(seed: u64) -> u64 {
+    (1 << 60) | ((Dice::new(seed).next() & 0xffff_ffff) << 8) | 0x80
+}
+
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kinds: Vec<&str> = self.kinds.iter().map(|kind| kind.name()).collect();
@@ -203,6 +241,9 @@ impl fmt::Display for Schedule {
         }
         for task in &self.tasks {
             writeln!(f, "  {:5} ms  {task}", task.at_ms)?;
+        }
+        for vps in &self.vps {
+            writeln!(f, "  {:5} ms  {vps}", vps.at_ms)?;
         }
         for Timed { at_ms, action, .. } in &self.actions {
             writeln!(f, "  {at_ms:5} ms  {action:?}")?;

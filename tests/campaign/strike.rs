@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::fault::{Action, EngineFault, Kind};
 use crate::kit::{Behaviour, Moment, task_container, wait_until};
 use crate::schedule::Timed;
-use crate::world::{Foreign, Span, TaskNote, World, locked};
+use crate::world::{Foreign, Span, World, locked};
 
 /// How long a fault that needs a container waits for one.
 const CONTAINER_PATIENCE: Duration = Duration::from_secs(3);
@@ -50,6 +50,13 @@ pub fn strike(world: &World<'_>, timed: &Timed) -> bool {
                 let is_over = matches!(status.as_deref(), Some("completed" | "failed"));
                 if !is_over && world.notes().tasks[&task.id].submitted.is_some() {
                     world.host.set_status(task.id, "lost");
+                }
+            }
+            for (id, note) in &world.notes().vps {
+                if !note.creates.is_empty()
+                    && world.host.status_of(*id).as_deref() == Some("running")
+                {
+                    world.host.set_status(*id, "lost");
                 }
             }
             world.host.up();
@@ -116,7 +123,7 @@ pub fn strike(world: &World<'_>, timed: &Timed) -> bool {
         }
         Action::KillContainer { signal } => on_container(
             world,
-            |note| note.signalled = true,
+            |signalled, _| *signalled = true,
             |name| {
                 let path = format!("/containers/{name}/kill?signal={signal}");
                 world.client.try_api("POST", &path, None).is_ok_and(|done| done.status == 204)
@@ -124,13 +131,13 @@ pub fn strike(world: &World<'_>, timed: &Timed) -> bool {
         ),
         Action::RemoveContainer => on_container(
             world,
-            |note| note.removed = true,
+            |_, removed| *removed = true,
             |name| {
                 let path = format!("/containers/{name}?force=1");
                 world.client.try_api("DELETE", &path, None).is_ok_and(|done| done.status == 204)
             },
         ),
-        Action::MakeForeign => on_container(world, |_| {}, |name| make_foreign(world, name)),
+        Action::MakeForeign => on_container(world, |_, _| {}, |name| make_foreign(world, name)),
         Action::JumpClock { seconds } => {
             world.set_clock(seconds * 1_000_000_000);
             true
@@ -155,6 +162,9 @@ fn arm_user(world: &World<'_>, nth: usize) -> bool {
             let mut notes = locked(&notes);
             notes.injected(Kind::UserEnds);
             if let Some(note) = notes.tasks.get_mut(&id) {
+                note.user_ended = true;
+            }
+            if let Some(note) = notes.vps.get_mut(&id) {
                 note.user_ended = true;
             }
         }
@@ -210,12 +220,19 @@ fn arm_engine_call(
 /// Does `act` to the first container that runs. `mark` is noted before: its end may be told at once.
 fn on_container(
     world: &World<'_>,
-    mark: impl Fn(&mut TaskNote),
+    mark: impl Fn(&mut bool, &mut bool),
     act: impl Fn(&str) -> bool,
 ) -> bool {
     let running = || {
         let tasks = world.schedule.tasks.iter();
-        let mut names = tasks.map(|task| (task.id, task_container(task.id)));
+        let tasks = tasks.map(|task| (task.id, task_container(task.id)));
+        let vps = world.schedule.vps.iter().map(|vps| (vps.id, vps.container()));
+        // Whichever comes first in the seed's order: one of each kind has its turn.
+        let (mut first, mut second) = (tasks.collect::<Vec<_>>(), vps.collect::<Vec<_>>());
+        if world.schedule.seed % 2 == 1 {
+            std::mem::swap(&mut first, &mut second);
+        }
+        let mut names = first.into_iter().chain(second);
         names.find(|(_, name)| {
             let path = format!("/containers/{name}/json");
             let found = world.client.try_api("GET", &path, None);
@@ -228,7 +245,14 @@ fn on_container(
         found.is_some()
     });
     let Some((id, name)) = found else { return false };
-    world.note_task(id, mark);
+    let mut notes = world.notes();
+    if let Some(note) = notes.tasks.get_mut(&id) {
+        mark(&mut note.signalled, &mut note.removed);
+    }
+    if let Some(note) = notes.vps.get_mut(&id) {
+        mark(&mut note.signalled, &mut note.removed);
+    }
+    drop(notes);
     act(&name)
 }
 

@@ -20,6 +20,12 @@ pub enum Count {
     UserEnds,
     Finals,
     Repeats,
+    VpsCreated,
+    VpsStopped,
+    VpsKilled,
+    VpsSnapshots,
+    /// Files that had to be there at the end.
+    VpsFiles,
     Breaches(Sort),
     BreachedSchedules,
 }
@@ -35,6 +41,11 @@ impl Count {
         (Count::UserEnds, "tasks stopped for their user"),
         (Count::Finals, "finals at the host"),
         (Count::Repeats, "identical repeats of finals"),
+        (Count::VpsCreated, "VPS created, restarts among them"),
+        (Count::VpsStopped, "VPS stopped"),
+        (Count::VpsKilled, "VPS killed"),
+        (Count::VpsSnapshots, "snapshots on demand"),
+        (Count::VpsFiles, "files kept in VPS"),
         (Count::Breaches(Sort::Lost), "lost"),
         (Count::Breaches(Sort::Wrong), "wrong"),
         (Count::Breaches(Sort::Contradicted), "contradicted"),
@@ -74,7 +85,7 @@ impl Tally {
     }
 
     pub fn print(&self, took: Duration) {
-        let row = |what: &str, count: usize| println!("  {what:31} {count:5}");
+        let row = |what: &str, count: usize| println!("  {what:33} {count:5}");
         println!("\nfaults injected");
         for kind in Kind::ALL {
             row(kind.name(), self.injected.get(kind).copied().unwrap_or_default());
@@ -84,6 +95,6 @@ impl Tally {
         for (what, name) in Count::ALL {
             row(name, self.of(*what));
         }
-        println!("  {:31} {:5}", "seconds", took.as_secs());
+        println!("  {:33} {:5}", "seconds", took.as_secs());
     }
 }

@@ -12,10 +12,11 @@ use crate::settle::{is_heard_final, needs_final};
 use crate::strike::REFUSAL;
 use crate::table::{Count, Tally};
 use crate::tasks::Task;
+use crate::vps;
 use crate::world::{Answer, Notes, Span, TaskNote, World, locked};
 
 /// A report that was on its way when the kill was answered is read by the host a moment later.
-const IN_FLIGHT: Duration = Duration::from_millis(100);
+pub const IN_FLIGHT: Duration = Duration::from_millis(100);
 /// dockerd goes on ending containers for a moment after it has answered again.
 const OUTAGE_ECHO: Duration = Duration::from_secs(5);
 
@@ -25,6 +26,7 @@ const ENGINE_STOPPED: &str = "Docker Engine was stopped";
 const ENGINE_CODES: &[i64] = &[137, 143, 255];
 
 /// A breach and which sum of the table it belongs to.
+#[derive(Debug)]
 pub struct Breach {
     pub sort: Sort,
     pub what: String,
@@ -52,7 +54,8 @@ impl Breach {
 /// Looks at everything while the Engine and the host still stand; the runner has been stopped.
 pub fn judge(world: &World<'_>, tally: &mut Tally) -> Vec<Breach> {
     let mut breaches = Vec::new();
-    let notes = world.notes();
+    let mut notes = world.notes();
+    breaches.append(&mut notes.vps_breaches);
     for task in &world.schedule.tasks {
         let note = &notes.tasks[&task.id];
         let judged = Judged { world, notes: &notes, task, note };
@@ -62,7 +65,11 @@ pub fn judge(world: &World<'_>, tally: &mut Tally) -> Vec<Breach> {
         *tally.injected.entry(*kind).or_default() += count;
     }
     breaches.extend(notes.breaches.iter().map(|what| Breach::new(Sort::Other, what)));
+    let of_vps = notes.vps.clone();
     drop(notes);
+    for vps in &world.schedule.vps {
+        breaches.extend(vps::verdict::judge(world, vps, &of_vps[&vps.id], tally));
+    }
     let contract = world.host.take_breaches();
     breaches.extend(contract.into_iter().map(|what| Breach::new(Sort::Wrong, what)));
     leftovers(world, &mut breaches);

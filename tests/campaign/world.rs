@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::fault::Kind;
 use crate::kit::{
@@ -16,6 +16,8 @@ use crate::kit::{
 use crate::runner::Runner;
 use crate::schedule::Schedule;
 use crate::tasks::MARKS;
+use crate::verdict::Breach;
+use crate::vps;
 
 /// Room for the output of a schedule's tasks (1 MB each at most), so small that filling it is quick.
 const SHARE_BYTES: usize = 32 << 20;
@@ -117,6 +119,8 @@ pub struct Notes {
     /// A call to the Engine was answered 500.
     pub engine_refused: bool,
     pub tasks: BTreeMap<u64, TaskNote>,
+    pub vps: BTreeMap<u64, vps::Note>,
+    pub vps_breaches: Vec<Breach>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -210,6 +214,7 @@ impl<'a> World<'a> {
             }
         }
         let tasks = schedule.tasks.iter().map(|task| (task.id, TaskNote::default())).collect();
+        let all_vps = schedule.vps.iter().map(|vps| (vps.id, vps::Note::default())).collect();
         World {
             schedule,
             begin: Instant::now(),
@@ -228,7 +233,7 @@ impl<'a> World<'a> {
             state_disk: &place.state,
             clock,
             state_calls,
-            notes: Arc::new(Mutex::new(Notes { tasks, ..Notes::default() })),
+            notes: Arc::new(Mutex::new(Notes { tasks, vps: all_vps, ..Notes::default() })),
             foreign: Mutex::default(),
         }
     }
@@ -249,6 +254,12 @@ impl<'a> World<'a> {
         change(self.notes().tasks.get_mut(&id).expect("a task of the schedule"));
     }
 
+    /// Until this time of the schedule.
+    pub fn wait_for(&self, at_ms: u64) {
+        let at = self.begin + Duration::from_millis(at_ms);
+        std::thread::sleep(at.saturating_duration_since(Instant::now()));
+    }
+
     pub fn set_clock(&self, offset: i64) {
         self.clock.write_all_at(&offset.to_ne_bytes(), 0).expect("the clock's file");
     }
@@ -259,6 +270,17 @@ impl<'a> World<'a> {
         let foreign = locked(&self.foreign);
         names.retain(|name| !foreign.iter().any(|foreign| foreign.name == *name));
         names
+    }
+
+    /// What a breach has left of them, and its nameless images: the next schedule has the same Engine.
+    fn remove_snapshots(&self) {
+        for image in vps::verdict::images(self) {
+            let is_snapshot = image["RepoTags"].to_string().contains("kohakuriver-snapshot/");
+            let is_nameless = !image["RepoTags"].to_string().contains('/');
+            if let (true, Some(id)) = (is_snapshot || is_nameless, image["Id"].as_str()) {
+                let _ = self.client.try_api("DELETE", &format!("/images/{id}?force=1"), None);
+            }
+        }
     }
 
     /// What the runner has said, over all its lives.
@@ -276,6 +298,7 @@ impl Drop for World<'_> {
             let _ = self.client.try_api("DELETE", &format!("/images/{}", foreign.image), None);
         }
         locked(&self.daemon).kill9();
+        self.remove_snapshots();
         for directory in [self.logs.parent().unwrap_or(&self.logs), &self.state_dir, &self.marks] {
             let _ = fs::remove_dir_all(directory);
         }

@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use crate::kit::{Daemon, FakeHost, SOON, Vps, container_exists, docker, inspect, wait_until};
+use crate::kit::{
+    Daemon, EngineProxy, FakeHost, SOON, Vps, container_exists, docker, inspect, wait_until,
+};
 
 #[test]
 fn desk_without_ssh_runs_until_it_is_stopped_and_comes_back_as_it_was() {
@@ -31,6 +33,52 @@ fn desk_without_ssh_runs_until_it_is_stopped_and_comes_back_as_it_was() {
     daemon.control("kill", vps.id).expect(200);
     assert!(wait_until(SOON, || !container_exists(&name)));
     assert!(host.reports_of(vps.id).iter().all(|report| !report.is_final()));
+}
+
+/// Found by the fault campaign: who was refused a second create waited for the first one's end.
+#[test]
+fn create_of_a_live_id_is_refused_and_nobody_waits_for_it() {
+    let daemon = Daemon::builder().start();
+    let vps = Vps::new();
+    vps.create(&daemon, "busybox", json!({})).expect(200);
+    for _ in 0..3 {
+        vps.create(&daemon, "busybox", json!({})).expect(409);
+    }
+    daemon.control("kill", vps.id).expect(200);
+    assert!(wait_until(SOON, || !container_exists(&vps.container())));
+    assert!(wait_until(SOON, || daemon.log().contains("killed, exit code")));
+    assert!(!daemon.log().contains("answered 500"), "{}", daemon.log());
+}
+
+/// Found by the fault campaign: nobody answered the create, for as long as its caller had patience.
+#[test]
+fn create_whose_vps_is_killed_before_its_container_is_asked_for_is_answered() {
+    let engine = EngineProxy::start();
+    let mut daemon = Daemon::builder().engine(&engine).start();
+    daemon.wait_healthy();
+    engine.down();
+    let vps = Vps::new();
+    std::thread::scope(|scope| {
+        let created = scope.spawn(|| vps.create(&daemon, "busybox", json!({})));
+        assert!(wait_until(SOON, || daemon.get("/api/tasks").json["count"] == 1));
+        daemon.control("kill", vps.id).expect(200);
+        let answer = created.join().expect("an answer").expect(500);
+        assert!(answer.json["detail"].to_string().contains("killed"), "{}", answer.json);
+    });
+}
+
+#[test]
+fn create_whose_vps_the_host_has_ended_meanwhile_is_answered() {
+    let (host, engine) = (FakeHost::start(), EngineProxy::start());
+    let mut daemon = Daemon::builder().host(&host).engine(&engine).start();
+    daemon.wait_healthy();
+    // The second is sent when the first was answered: a refusal counts from then on.
+    assert!(wait_until(SOON, || host.beats().len() >= 2));
+    engine.down();
+    let vps = Vps::new();
+    host.set_status(vps.id, "killed");
+    let answer = vps.create(&daemon, "busybox", json!({})).expect(500);
+    assert!(!answer.json["detail"].is_null(), "{}", answer.json);
 }
 
 #[test]

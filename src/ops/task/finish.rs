@@ -31,7 +31,7 @@ pub fn settle(node: &Arc<Node>, id: TaskId) -> Next {
     };
     if record.phase == Phase::Ended {
         lock(&node.exits).remove(&id);
-        return clean_up(node, &record);
+        return over(node, &record);
     }
     let exit = lock(&node.exits).get(&id).copied();
     if record.spec.vps().is_some() {
@@ -55,7 +55,7 @@ pub fn refuse(node: &Arc<Node>, id: TaskId, refused: Outcome) -> Next {
         Wanted::Withdrawn => withdrawn(),
     };
     match end(node, id, &outcome, None) {
-        Ok(record) => clean_up(node, &record),
+        Ok(record) => over(node, &record),
         Err(StoreError::Missing(_)) => Next::Done,
         Err(_) => {
             let owner = Arc::clone(node);
@@ -197,6 +197,15 @@ pub fn end(
     let code = outcome.exit_code.map_or("none".to_owned(), |code| code.to_string());
     log::info!("task {id}: {}, exit code {code}", outcome.status.word());
     Ok(record)
+}
+
+/// Cleans up after a task that has ended, and lets go on who waited for the end of a VPS.
+pub fn over(node: &Arc<Node>, record: &TaskRecord) -> Next {
+    let next = clean_up(node, record);
+    if record.spec.vps().is_some() {
+        vps::stop::over(node, record.spec.id);
+    }
+    next
 }
 
 /// Removes the container of a task that has ended, as soon as that loses nothing (design law 2), and

@@ -8,7 +8,7 @@ use crate::metrics;
 use crate::model::ids::TaskId;
 use crate::model::phase::{Denied, Verb, Verdict, Wanted, decide};
 use crate::model::time::Stamp;
-use crate::ops::{Node, OpError};
+use crate::ops::{Node, OpError, vps};
 use crate::store::StoreError;
 
 /// From now on the task is to end, and nothing more about it is told to the host (contract rule 8).
@@ -53,6 +53,7 @@ pub fn kill(node: &Arc<Node>, id: TaskId) -> Result<(), OpError> {
         Ok(Verdict::EndHere) => {
             metrics::TASKS_ENDED.up();
             node.events.note(id, "killed");
+            vps::create::refused(node, id, &killed(None));
         }
         Ok(Verdict::Go) => {
             node.vps.cut_short(id);

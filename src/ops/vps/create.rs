@@ -51,13 +51,11 @@ pub fn accept(node: &Arc<Node>, spec: TaskSpec, told: Told<u16>) -> Result<(), O
     let numa_node = spec.placement.node();
     let record = TaskRecord::accepted(spec, Stamp::now(), None, secret, reports);
     // Before the record: its start may be over sooner than we are here again.
-    node.vps.creates.add(id, told);
+    let caller = node.vps.creates.add(id, told);
     let inserted = if is_again { node.tasks.reopen(record) } else { node.tasks.insert(record) };
     if let Err(error) = inserted {
-        // Unless another create of this id is under way, whose callers these are.
-        if node.tasks.get(id).is_none() {
-            node.vps.creates.forget(id);
-        }
+        // It alone: others may wait for another create of this id.
+        node.vps.creates.forget(id, caller);
         return Err(error.into());
     }
     node.events.note(id, "accepted");
@@ -292,6 +290,6 @@ pub fn ssh_port(container: &Container) -> Option<(Option<IpAddr>, u16)> {
 
 /// The VPS has ended before it ran: its callers hear why.
 pub fn refused(node: &Node, id: TaskId, outcome: &Outcome) {
-    let message = || outcome.message.clone().unwrap_or_default();
+    let message = || outcome.message.clone().unwrap_or_else(|| "stopped by request".to_owned());
     node.vps.creates.tell(id, || Err(OpError::VpsFailed { id, why: message() }));
 }

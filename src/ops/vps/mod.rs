@@ -10,7 +10,7 @@ pub mod stop;
 pub mod watch;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::Sender;
@@ -78,12 +78,18 @@ impl VpsDesk {
 /// Told once what became of what a caller asked for, from whatever thread.
 pub type Told<T> = Box<dyn FnOnce(Result<T, OpError>) + Send>;
 
+/// Each with a number of its own.
+type Callers<T> = HashMap<TaskId, Vec<(u64, Told<T>)>>;
+
 /// Callers that wait, by id.
-struct Waiting<T>(Mutex<HashMap<TaskId, Vec<Told<T>>>>);
+struct Waiting<T> {
+    callers: Mutex<Callers<T>>,
+    next: AtomicU64,
+}
 
 impl<T> Default for Waiting<T> {
     fn default() -> Waiting<T> {
-        Waiting(Mutex::default())
+        Waiting { callers: Mutex::default(), next: AtomicU64::default() }
     }
 }
 
@@ -119,16 +125,24 @@ pub fn tell_again(node: &Node) {
 }
 
 impl<T: Clone> Waiting<T> {
-    fn add(&self, id: TaskId, told: Told<T>) {
-        lock(&self.0).entry(id).or_default().push(told);
+    /// The caller's number.
+    fn add(&self, id: TaskId, told: Told<T>) -> u64 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        lock(&self.callers).entry(id).or_default().push((number, told));
+        number
     }
 
-    fn forget(&self, id: TaskId) {
-        lock(&self.0).remove(&id);
+    fn forget(&self, id: TaskId, caller: u64) {
+        let mut waiting = lock(&self.callers);
+        let Some(callers) = waiting.get_mut(&id) else { return };
+        callers.retain(|(number, _)| *number != caller);
+        if callers.is_empty() {
+            waiting.remove(&id);
+        }
     }
 
     fn tell(&self, id: TaskId, what: impl Fn() -> Result<T, OpError>) {
-        let waiting = lock(&self.0).remove(&id).unwrap_or_default();
-        waiting.into_iter().for_each(|told| told(what()));
+        let waiting = lock(&self.callers).remove(&id).unwrap_or_default();
+        waiting.into_iter().for_each(|(_, told)| told(what()));
     }
 }

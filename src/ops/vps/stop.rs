@@ -141,6 +141,12 @@ fn stopped(node: &Arc<Node>, id: TaskId) -> Next {
     finished(node, id, &outcome)
 }
 
+/// It is over, by whatever way: stops have what they want, and a create that waited for one goes on.
+pub fn over(node: &Arc<Node>, id: TaskId) {
+    node.vps.stops.tell(id, || Ok(()));
+    go_on(node, id);
+}
+
 fn finished(node: &Arc<Node>, id: TaskId, outcome: &Outcome) -> Next {
     match end(node, id, outcome, Some(Stamp::now())) {
         Ok(record) => {
@@ -148,8 +154,7 @@ fn finished(node: &Arc<Node>, id: TaskId, outcome: &Outcome) -> Next {
             if outcome.status == FinalStatus::Killed {
                 snapshots::prune_soon(node, id);
             }
-            node.vps.stops.tell(id, || Ok(()));
-            go_on(node, id);
+            over(node, id);
             next
         }
         Err(StoreError::Missing(_)) => Next::Done,

@@ -19,7 +19,7 @@ use crate::model::vps::{Door, LastEnd};
 use crate::model::vps_script::{SAYS, SAYS_WHY, SETUP_FAILED_EXIT_CODE};
 use crate::ops::Node;
 use crate::ops::node::Exit;
-use crate::ops::task::finish::{clean_up, end, settle};
+use crate::ops::task::finish::{self, end, settle};
 use crate::ops::task::outcome::failed;
 use crate::ops::task::{after, note_refusal, when_the_disk_is_back, when_the_engine_is_back};
 use crate::store::StoreError;
@@ -297,7 +297,7 @@ fn refused(node: &Node, record: &TaskRecord, error: &DockerError) {
 fn over(node: &Arc<Node>, record: &TaskRecord, outcome: &Outcome) -> Next {
     let id = record.spec.id;
     match end(node, id, outcome, Some(Stamp::now())) {
-        Ok(record) => clean_up(node, &record),
+        Ok(record) => finish::over(node, &record),
         Err(StoreError::Missing(_)) => Next::Done,
         Err(_) => when_the_disk_is_back(node, id, settle),
     }
