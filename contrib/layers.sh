@@ -18,7 +18,7 @@ main() {
     trap clean_up EXIT
     engine_limit
     KIT_CYCLES=$CYCLES KIT_LAYERS_MAX=$LAYERS_MAX cargo test --locked --test it -- \
-        snapshots::stops_and_restores_stay_below_the_limit_of_layers_and_lose_nothing
+        snapshots::layers::stops_and_restores_stay_below_the_limit_of_layers_and_lose_nothing
 }
 
 # Each commit is of a container made from the one before.

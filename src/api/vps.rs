@@ -39,36 +39,22 @@ pub fn create(node: &Arc<Node>, call: Call) -> Answer {
     };
     let container_name = spec.container_name();
     let (answer, responder) = call.park();
-    let responder = Arc::new(std::sync::Mutex::new(Some(responder)));
-    let told = Arc::clone(&responder);
-    let respond = move |reply: Reply| {
-        let responder = crate::threads::lock(&told).take();
-        responder.into_iter().for_each(|responder| responder.respond(reply.clone()));
+    let told = move |created: Result<u16, OpError>| {
+        responder.respond(match created {
+            Ok(port) => {
+                let done =
+                    json!({ "success": true, "ssh_port": port, "container_name": container_name });
+                Reply::json(200, &done)
+            }
+            Err(error) => Fault::from(error).into(),
+        });
     };
-    let later = respond.clone();
-    let accepted = create::accept(
-        node,
-        spec,
-        Box::new(move |created| {
-            later(match created {
-                Ok(port) => {
-                    let container = &container_name;
-                    let done =
-                        json!({ "success": true, "ssh_port": port, "container_name": container });
-                    Reply::json(200, &done)
-                }
-                Err(error) => Fault::from(error).into(),
-            });
-        }),
-    );
-    if let Err(error) = accepted {
-        respond(Fault::from(error).into());
-    }
+    create::accept(node, spec, Box::new(told));
     answer
 }
 
-/// `POST /api/vps/stop/{task_id}`: answered when it has stopped, or when the host would give up; then
-/// the stop goes on.
+/// `POST /api/vps/stop/{task_id}`: answered when it has stopped, or when the host would give up or the
+/// runner stops; then the stop goes on.
 pub fn stop(node: &Arc<Node>, call: Call) -> Answer {
     let id = match task_id_in_path(call.param("task_id")) {
         Ok(id) => id,
@@ -78,10 +64,12 @@ pub fn stop(node: &Arc<Node>, call: Call) -> Answer {
         return Reply::from(Fault::from(error)).into();
     }
     let late = Reply::json(200, &json!({ "message": format!("VPS {id} is being stopped.") }));
-    let (answer, responder) = call.park_for(VPS_STOP_PATIENCE, late);
+    let (answer, responder) = call.park_for(VPS_STOP_PATIENCE, late.clone());
     let told = move |stopped: Result<(), OpError>| {
         responder.respond(match stopped {
             Ok(()) => Reply::json(200, &json!({ "message": format!("VPS {id} is stopped.") })),
+            // It is on disk: the next run of ours goes on with it.
+            Err(OpError::Stopping) => late,
             Err(error) => Fault::from(error).into(),
         });
     };

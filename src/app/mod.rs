@@ -37,7 +37,7 @@ use crate::model::time::Stamp;
 use crate::model::topology::Topology;
 use crate::ops::task::{finish, logs, recover};
 use crate::ops::vps::VpsDesk;
-use crate::ops::{Node, reports};
+use crate::ops::{Node, reports, vps};
 use crate::serve::access::Policy;
 use crate::serve::{self, Access, Passed, ServeError, Server, Setup, Sockets};
 use crate::stop::Stop;
@@ -246,6 +246,8 @@ impl Running {
         if let Some(outbox) = &self.outbox {
             join_until(outbox, settled);
         }
+        // Of those who wait for a VPS nobody can hear more.
+        vps::leave::close(&self.node);
         self.server.settle(settled.saturating_duration_since(Instant::now()));
         self.door_stop.raise();
         let until = Instant::now() + HTTP_DRAIN + HTTP_STREAMS_LEAVE;

@@ -16,7 +16,7 @@ use crate::limits::{
 use crate::machine::addresses;
 use crate::ops::task::recover::reconcile;
 use crate::ops::terminal::leftovers;
-use crate::ops::{Node, shared_dir};
+use crate::ops::{Node, shared_dir, vps};
 use crate::threads;
 
 /// Starts the `sweep` thread; `wanted` says that a reconciliation can't wait for the clock.
@@ -40,6 +40,7 @@ fn run(node: &Arc<Node>, wanted: &Receiver<()>) {
         let probed = node.engine.probe().inspect_err(|error| log::debug!("probe: {error}"));
         let is_away = probed.is_err();
         node.tasks.look();
+        vps::pending::look(node);
         shared_dir::tell_a_hang(node);
         let now = Instant::now();
         if mem::replace(&mut was_away, is_away) && !is_away {

@@ -30,7 +30,8 @@ pub enum Wanted {
     Killed,
     /// By `/api/vps/stop`.
     Stopped,
-    /// The host had ended the task before it ran (design law 6).
+    /// The host had ended the task before it ran (design law 6), or the create of a VPS was answered with
+    /// an error.
     Withdrawn,
 }
 

@@ -106,7 +106,10 @@ fn settled(node: &Arc<Node>, id: TaskId, report: &Report, verdict: Verdict) {
             Some(()) => node.lanes.raise(id),
             // It waited for nothing else. Here and not on its lane: the next of a long backlog is
             // sent when this one is off our hands. Refused, the sweep tries again.
-            None => drop(node.tasks.put_away(id, now)),
+            None => {
+                let _ = node.tasks.put_away(id, now);
+                vps::pending::go_on(node, id);
+            }
         }
     } else if verdict == Verdict::Refused {
         withdraw_if_the_user_ended_it(node, id);
@@ -120,19 +123,20 @@ fn withdraw_if_the_user_ended_it(node: &Arc<Node>, id: TaskId) {
     let Some(host) = &node.host else { return };
     let withdraw = |record: &mut TaskRecord| {
         if record.phase == Phase::Ended || record.wanted != Wanted::Run {
-            return false;
+            return None;
         }
         // One of an earlier run of ours: nobody knows what the host heard between.
-        let Some(accepted) = record.accepted_by_us else { return false };
+        let accepted = record.accepted_by_us?;
         if !host.contact.unbroken_since(accepted) {
-            return false;
+            return None;
         }
         record.wanted = Wanted::Withdrawn;
         record.reports.clear();
-        if record.phase == Phase::Accepted {
+        let ends_here = record.phase == Phase::Accepted;
+        if ends_here {
             record.end(withdrawn(), None, Stamp::now(), true);
         }
-        true
+        Some(ends_here)
     };
     let changed = node.tasks.update(id, withdraw).or_else(|error| {
         log::error!("task {id}: {error}");
@@ -141,14 +145,15 @@ fn withdraw_if_the_user_ended_it(node: &Arc<Node>, id: TaskId) {
         node.tasks.note(id, withdraw).ok_or(error)
     });
     match changed {
-        Ok(true) => {
+        Ok(Some(ends_here)) => {
             log::info!("task {id}: the host had ended it; stopping it");
-            if node.tasks.get(id).is_some_and(|record| record.phase == Phase::Ended) {
+            // The lane may have put it away already, and told nobody.
+            if ends_here {
                 vps::create::refused(node, id, &withdrawn());
             }
             node.lanes.raise(id);
         }
-        Ok(false) => log::info!("task {id}: the host refused a report; it runs on"),
+        Ok(None) => log::info!("task {id}: the host refused a report; it runs on"),
         // It is over.
         Err(_) => {}
     }

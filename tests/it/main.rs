@@ -73,14 +73,17 @@ mod supervisor;
 mod terminal;
 /// The terminal row on real containers.
 mod terminal_rows;
-/// Watch sessions: what a peer hears of files, and what is left when it goes.
+/// VPS: create, its answers, and the restart by the host.
 mod vps;
 /// Deaths of the runner in a create and a stop of a VPS; kills that leave nothing.
 mod vps_deaths;
 /// A real `ssh` that logs into VPS, and into those that the host restarts.
 mod vps_ssh;
+/// Creates, kills and stops of one VPS that follow each other closely, and the runner's end among them.
+mod vps_turns;
 /// A VPS that ends without anybody's asking, and what is in the way of one.
 mod vps_watch;
+/// Watch sessions: what a peer hears of files, and what is left when it goes.
 mod watch;
 /// Watches that somebody means to break.
 mod watch_attacks;

@@ -252,8 +252,9 @@ fn vps_that_the_host_has_lost_is_told_to_run_once_it_hears_again() {
 fn vps_that_the_host_has_ended_is_saved_and_stopped_once_that_is_heard() {
     let host = FakeHost::start();
     let daemon = node_of(&host);
-    // What comes before is not known to have come in unbroken contact.
-    host.wait_registered();
+    // What comes before is not known to have come in unbroken contact; the first beat is sent when the
+    // runner has heard of its registration.
+    assert!(wait_until(SOON, || !host.beats().is_empty()));
     let vps = Vps::new();
     vps.create_with(&daemon, "debian-ssh", "none", None);
     vps.wait_open(&daemon);

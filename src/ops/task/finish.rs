@@ -199,7 +199,7 @@ pub fn end(
     Ok(record)
 }
 
-/// Cleans up after a task that has ended, and lets go on who waited for the end of a VPS.
+/// Cleans up after a task that has ended, and tells who waited for the end of a VPS.
 pub fn over(node: &Arc<Node>, record: &TaskRecord) -> Next {
     let next = clean_up(node, record);
     if record.spec.vps().is_some() {
@@ -241,7 +241,10 @@ pub fn clean_up(node: &Arc<Node>, record: &TaskRecord) -> Next {
     }
     inside::forget(node, id);
     match node.tasks.retire(id) {
-        Ok(()) => Next::Done,
+        Ok(()) => {
+            vps::pending::go_on(node, id);
+            Next::Done
+        }
         // The table has said it.
         Err(_) => when_the_disk_is_back(node, id, settle),
     }

@@ -16,6 +16,14 @@ use crate::store::StoreError;
 /// # Errors
 /// [`OpError::NotKnown`] also for a task that is over: to the host it is not known any more.
 pub fn kill(node: &Arc<Node>, id: TaskId) -> Result<(), OpError> {
+    let had_pending = vps::pending::end(node, id, "killed by request");
+    match kill_recorded(node, id) {
+        Err(OpError::NotKnown(_)) if had_pending => Ok(()),
+        killed => killed,
+    }
+}
+
+fn kill_recorded(node: &Arc<Node>, id: TaskId) -> Result<(), OpError> {
     let has_host = node.host.is_some();
     let verdict = node.tasks.update(id, |record| {
         let verdict = decide(record.phase, record.wanted, Verb::Kill);

@@ -29,12 +29,13 @@ pub fn killed(exit_code: Option<i64>) -> Outcome {
     }
 }
 
-/// The outcome of a task that the host had ended before it ran.
+/// The outcome of a task that the host had ended before it ran, or of a VPS whose create was answered
+/// with an error since the runner stopped.
 pub fn withdrawn() -> Outcome {
     Outcome {
         status: FinalStatus::Killed,
         exit_code: None,
-        message: Some("the host had ended the task before it ran".to_owned()),
+        message: Some("ended before it ran, by the host or as the runner stopped".to_owned()),
     }
 }
 

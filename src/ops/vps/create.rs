@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::container::{SSH_PORT, login_of};
-use super::{Told, watch};
+use super::{Told, leave, pending, watch};
 use crate::docker::{Container, ContainerState, DockerError};
 use crate::lanes::Next;
-use crate::limits::{VPS_PENDING_MAX, VPS_PORT_PAUSE, VPS_PORT_TRIES};
+use crate::limits::{VPS_PORT_PAUSE, VPS_PORT_TRIES};
 use crate::machine::random::hex_128;
 use crate::model::ids::TaskId;
 use crate::model::phase::{Phase, Wanted};
@@ -25,71 +25,46 @@ use crate::ops::task::outcome::failed;
 use crate::ops::task::{note_refusal, when_the_disk_is_back, when_the_engine_is_back};
 use crate::ops::{Node, OpError, snapshots};
 use crate::store::StoreError;
-use crate::threads::lock;
 
-/// A create that waits for a stop of the same id.
-pub struct Pending {
-    spec: TaskSpec,
-    told: Told<u16>,
-}
-
-/// Accepts a VPS; `told` hears the port (0 for none) once the container runs, or why it does not. A
-/// create of an id that is being stopped waits for that.
-///
-/// # Errors
-/// [`OpError::InUse`] for an id that is live; nothing was accepted then, or for any other error.
-pub fn accept(node: &Arc<Node>, spec: TaskSpec, told: Told<u16>) -> Result<(), OpError> {
-    check_room(node)?;
+/// Accepts a VPS; `told` hears the port (0 for none) once the container runs, or why it does not, or why
+/// nothing was accepted. A create of an id that is not free yet waits for that.
+pub fn accept(node: &Arc<Node>, spec: TaskSpec, told: Told<u16>) {
     let id = spec.id;
-    let live = node.tasks.get(id);
-    if live.is_some_and(|record| record.wanted == Wanted::Stopped && record.phase != Phase::Ended) {
-        return wait_for_the_stop(node, spec, told);
+    if node.stop.is_raised() {
+        return told(Err(OpError::Stopping));
     }
-    let (spec, is_again) = with_the_login_of_before(node, spec)?;
-    let reports = node.host.iter().map(|_| Report::Pending).collect();
-    let secret = hex_128().map_err(OpError::NoRandomness)?;
+    if let Some(patience) = pending::patience(node, id) {
+        return pending::wait(node, spec, told, patience);
+    }
     let numa_node = spec.placement.node();
-    let record = TaskRecord::accepted(spec, Stamp::now(), None, secret, reports);
-    // Before the record: its start may be over sooner than we are here again.
-    let caller = node.vps.creates.add(id, told);
-    let inserted = if is_again { node.tasks.reopen(record) } else { node.tasks.insert(record) };
-    if let Err(error) = inserted {
-        // It alone: others may wait for another create of this id.
-        node.vps.creates.forget(id, caller);
-        return Err(error.into());
+    if let Err(error) = record(node, spec) {
+        return told(Err(error));
+    }
+    if let Err(told) = node.vps.creates.add(id, told) {
+        return told(leave::withdraw_late(node, id));
+    }
+    // Since the record is there, it may have been killed, before its caller could hear of it.
+    if let Ok(TaskRecord { outcome: Some(outcome), .. }) = node.tasks.find(id) {
+        refused(node, id, &outcome);
     }
     node.events.note(id, "accepted");
     node.outbox.notify(id);
     post_start(node, id, numa_node);
-    Ok(())
 }
 
-fn wait_for_the_stop(node: &Arc<Node>, spec: TaskSpec, told: Told<u16>) -> Result<(), OpError> {
-    let id = spec.id;
-    {
-        let mut pending = lock(&node.vps.pending);
-        if pending.contains_key(&id) {
-            return Err(OpError::InUse(id));
-        }
-        if pending.len() >= VPS_PENDING_MAX {
-            return Err(OpError::Busy { what: "VPS that wait for a stop", max: VPS_PENDING_MAX });
-        }
-        pending.insert(id, Pending { spec, told });
-    }
-    // It may have ended in between.
-    if !node.tasks.is_live(id) {
-        go_on(node, id);
+/// Puts the VPS on disk.
+fn record(node: &Node, spec: TaskSpec) -> Result<(), OpError> {
+    check_room(node)?;
+    let (spec, is_again) = with_the_login_of_before(node, spec)?;
+    let reports = node.host.iter().map(|_| Report::Pending).collect();
+    let secret = hex_128().map_err(OpError::NoRandomness)?;
+    let record = TaskRecord::accepted(spec, Stamp::now(), None, secret, reports);
+    if is_again {
+        node.tasks.reopen(record)?
+    } else {
+        node.tasks.insert(record)?
     }
     Ok(())
-}
-
-/// A stop of this id has ended: a create that waited for it goes on.
-pub fn go_on(node: &Arc<Node>, id: TaskId) {
-    let Some(Pending { spec, told }) = lock(&node.vps.pending).remove(&id) else { return };
-    if let Err(error) = accept(node, spec, Box::new(|_| {})) {
-        return told(Err(error));
-    }
-    node.vps.creates.add(id, told);
 }
 
 /// A create that makes no sense has ended before it began: the host is told why.

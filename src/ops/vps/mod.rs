@@ -5,19 +5,21 @@
 pub mod container;
 pub mod create;
 pub mod door;
+pub mod leave;
+pub mod pending;
 pub mod stale;
 pub mod stop;
 pub mod watch;
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::Sender;
 
-use self::create::Pending;
+use self::pending::PendingCreates;
 use super::node::Exit;
-use super::task::outcome::{killed, withdrawn};
+use super::task::outcome::killed;
 use super::{Node, OpError};
 use crate::lanes::Next;
 use crate::model::ids::TaskId;
@@ -39,8 +41,8 @@ pub struct VpsDesk {
     pub run: String,
     /// What earlier runs left of such copies is away.
     pub is_swept: AtomicBool,
-    /// Creates of ids that are being stopped.
-    pending: Mutex<BTreeMap<TaskId, Pending>>,
+    /// Creates of ids that are not free yet.
+    pending: Mutex<PendingCreates>,
     /// Wakes whoever looks at the doors.
     pub doors_wanted: Sender<()>,
 }
@@ -78,18 +80,21 @@ impl VpsDesk {
 /// Told once what became of what a caller asked for, from whatever thread.
 pub type Told<T> = Box<dyn FnOnce(Result<T, OpError>) + Send>;
 
-/// Each with a number of its own.
-type Callers<T> = HashMap<TaskId, Vec<(u64, Told<T>)>>;
-
 /// Callers that wait, by id.
 struct Waiting<T> {
     callers: Mutex<Callers<T>>,
-    next: AtomicU64,
+}
+
+struct Callers<T> {
+    by_id: HashMap<TaskId, Vec<Told<T>>>,
+    /// The runner stops: nobody is to wait any more.
+    is_closed: bool,
 }
 
 impl<T> Default for Waiting<T> {
     fn default() -> Waiting<T> {
-        Waiting { callers: Mutex::default(), next: AtomicU64::default() }
+        let callers = Callers { by_id: HashMap::new(), is_closed: false };
+        Waiting { callers: Mutex::new(callers) }
     }
 }
 
@@ -102,7 +107,7 @@ pub fn settle(node: &Arc<Node>, record: &TaskRecord, exit: Option<Exit>) -> Next
         (Wanted::Killed, _) => stop::kill(node, record, killed(None)),
         // Somebody has been in it: what he did there is not thrown away at a word that may be wrong.
         (Wanted::Withdrawn, _) if record.vps.opened.is_some() => stop::take_down(node, record),
-        (Wanted::Withdrawn, _) => stop::kill(node, record, withdrawn()),
+        (Wanted::Withdrawn, _) => stop::withdraw(node, record),
     }
 }
 
@@ -124,25 +129,26 @@ pub fn tell_again(node: &Node) {
     }
 }
 
-impl<T: Clone> Waiting<T> {
-    /// The caller's number.
-    fn add(&self, id: TaskId, told: Told<T>) -> u64 {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        lock(&self.callers).entry(id).or_default().push((number, told));
-        number
-    }
-
-    fn forget(&self, id: TaskId, caller: u64) {
-        let mut waiting = lock(&self.callers);
-        let Some(callers) = waiting.get_mut(&id) else { return };
-        callers.retain(|(number, _)| *number != caller);
-        if callers.is_empty() {
-            waiting.remove(&id);
+impl<T> Waiting<T> {
+    /// Gives the caller back if nobody may wait any more.
+    fn add(&self, id: TaskId, told: Told<T>) -> Result<(), Told<T>> {
+        let mut callers = lock(&self.callers);
+        if callers.is_closed {
+            return Err(told);
         }
+        callers.by_id.entry(id).or_default().push(told);
+        Ok(())
     }
 
     fn tell(&self, id: TaskId, what: impl Fn() -> Result<T, OpError>) {
-        let waiting = lock(&self.callers).remove(&id).unwrap_or_default();
-        waiting.into_iter().for_each(|(_, told)| told(what()));
+        let waiting = lock(&self.callers).by_id.remove(&id).unwrap_or_default();
+        waiting.into_iter().for_each(|told| told(what()));
+    }
+
+    /// All that wait; nobody else will.
+    fn close(&self) -> HashMap<TaskId, Vec<Told<T>>> {
+        let mut callers = lock(&self.callers);
+        callers.is_closed = true;
+        std::mem::take(&mut callers.by_id)
     }
 }

@@ -3,14 +3,13 @@
 
 use std::sync::Arc;
 
-use super::Told;
-use super::create::go_on;
+use super::{Told, pending, stale};
 use crate::docker::{Removal, Volumes};
 use crate::lanes::{Next, Place};
 use crate::limits::{REMOVE_RETRY_PAUSE, VPS_STOP_GRACE};
 use crate::model::ids::TaskId;
 use crate::model::phase::{Phase, Wanted};
-use crate::model::task::{FinalStatus, Outcome, TaskRecord};
+use crate::model::task::{ContainerTrace, FinalStatus, Outcome, TaskRecord};
 use crate::model::time::Stamp;
 use crate::ops::snapshots::Making;
 use crate::ops::task::finish::{clean_up, container_of, end, settle};
@@ -25,13 +24,16 @@ use crate::store::StoreError;
 /// [`OpError::NotKnown`] for an id that is no live VPS.
 pub fn can_stop(node: &Node, id: TaskId) -> Result<(), OpError> {
     let record = node.tasks.get(id).filter(|record| record.spec.vps().is_some());
-    let is_there = record.is_some_and(|record| record.phase != Phase::Ended);
+    let is_there =
+        record.is_some_and(|record| record.phase != Phase::Ended) || pending::holds(node, id);
     if is_there { Ok(()) } else { Err(OpError::NotKnown(id)) }
 }
 
-/// From now on the VPS is to stop; `told` hears when it has.
+/// From now on the VPS is to stop; `told` hears when it has, or that the runner stops and the next one
+/// goes on with it.
 pub fn stop(node: &Arc<Node>, id: TaskId, told: Told<()>) {
-    node.vps.stops.add(id, told);
+    pending::end(node, id, "stopped by request");
+    let late = node.vps.stops.add(id, told).err();
     let marked = node.tasks.update(id, |record| {
         if record.wanted == Wanted::Run {
             record.wanted = Wanted::Stopped;
@@ -44,16 +46,20 @@ pub fn stop(node: &Arc<Node>, id: TaskId, told: Told<()>) {
         Ok(phase) if phase != Phase::Ended => {
             node.events.note(id, "stop_wanted");
             node.lanes.raise(id);
+            late.into_iter().for_each(|told| told(Err(OpError::Stopping)));
         }
-        Ok(_) | Err(StoreError::Missing(_)) => node.vps.stops.tell(id, || Ok(())),
+        Ok(_) | Err(StoreError::Missing(_)) => {
+            node.vps.stops.tell(id, || Ok(()));
+            late.into_iter().for_each(|told| told(Ok(())));
+        }
         Err(error) => {
             log::error!("VPS {id}: its stop: {error}");
-            node.vps.stops.tell(id, || {
-                Err(OpError::VpsFailed {
-                    id,
-                    why: format!("its stop could not be recorded: {error}"),
-                })
-            });
+            let failed = || {
+                let why = format!("its stop could not be recorded: {error}");
+                Err(OpError::VpsFailed { id, why })
+            };
+            node.vps.stops.tell(id, failed);
+            late.into_iter().for_each(|told| told(failed()));
         }
     }
 }
@@ -75,6 +81,32 @@ pub fn kill(node: &Arc<Node>, record: &TaskRecord, outcome: Outcome) -> Next {
         }
         _ => finished(node, id, &outcome),
     }
+}
+
+/// The VPS is not to run: what was made for it goes. What an earlier VPS of the id has left is not that:
+/// somebody's work may be in it.
+pub fn withdraw(node: &Arc<Node>, record: &TaskRecord) -> Next {
+    let id = record.spec.id;
+    if record.container == ContainerTrace::Possible {
+        match node.engine.inspect_container(&record.spec.container_name()) {
+            Ok(container) if stale::is_of_an_earlier_one(record, &container) => {
+                let disowned =
+                    node.tasks.update(id, |record| record.container = ContainerTrace::Removed);
+                return match disowned {
+                    Ok(()) => then(node, id, settle),
+                    Err(StoreError::Missing(_)) => Next::Done,
+                    Err(_) => when_the_disk_is_back(node, id, settle),
+                };
+            }
+            Ok(_) => {}
+            Err(error) if error.is_missing() => {}
+            Err(error) => {
+                note_refusal(id, "its withdrawal", &error);
+                return when_the_engine_is_back(node, id, settle);
+            }
+        }
+    }
+    kill(node, record, withdrawn())
 }
 
 /// Takes the container down, on the lane.
@@ -141,10 +173,9 @@ fn stopped(node: &Arc<Node>, id: TaskId) -> Next {
     finished(node, id, &outcome)
 }
 
-/// It is over, by whatever way: stops have what they want, and a create that waited for one goes on.
-pub fn over(node: &Arc<Node>, id: TaskId) {
+/// It is over, by whatever way: stops have what they want.
+pub fn over(node: &Node, id: TaskId) {
     node.vps.stops.tell(id, || Ok(()));
-    go_on(node, id);
 }
 
 fn finished(node: &Arc<Node>, id: TaskId, outcome: &Outcome) -> Next {
