@@ -690,8 +690,7 @@ pub const VPS_PENDING_MAX: usize = 64;
 /// How long one waits for a stop of its id, whose snapshot may be large: less than its caller,
 /// [`HTTP_PARKED_SLOW_DEADLINE`].
 pub const VPS_STOPPED_PATIENCE: Duration = Duration::from_secs(50 * 60);
-/// How long one waits for an id whose VPS was killed or has ended: until its container is removed and
-/// the host knows.
+/// How long one waits for an id whose VPS was killed or has ended: until its container is removed.
 pub const VPS_FREE_PATIENCE: Duration = Duration::from_secs(20);
 /// The Engine's mapping of port 22 may come a moment after the start (contract 5.4).
 pub const VPS_PORT_TRIES: u32 = 5;

@@ -11,6 +11,7 @@ use crate::model::ids::TaskId;
 use crate::model::phase::{Phase, Wanted};
 use crate::model::task::TaskSpec;
 use crate::ops::{Node, OpError};
+use crate::store::StoreError;
 use crate::threads::lock;
 
 /// A create that waits for its id.
@@ -69,9 +70,31 @@ pub fn wait(node: &Arc<Node>, spec: TaskSpec, told: Told<u16>, patience: Duratio
     let pending = Pending { spec, told, until: Instant::now() + patience };
     let added = lock(&node.vps.pending).add(pending);
     match added {
-        // It may have become free in between.
-        Ok(()) => go_on(node, id),
+        Ok(()) => {
+            forget_what_is_untold(node, id);
+            // It may have become free in between.
+            go_on(node, id);
+        }
         Err((told, why)) => told(Err(why)),
+    }
+}
+
+/// The host has not heard how the VPS before has ended, and must not take it for the end of this one.
+fn forget_what_is_untold(node: &Node, id: TaskId) {
+    let is_ended = node.tasks.get(id).is_some_and(|record| record.phase == Phase::Ended);
+    if !is_ended {
+        return;
+    }
+    let forgotten = node.tasks.update(id, |record| {
+        if record.phase == Phase::Ended {
+            record.reports.clear();
+        }
+    });
+    match forgotten {
+        Ok(()) => node.lanes.raise(id),
+        Err(StoreError::Missing(_)) => {}
+        // Then it waits until the host has heard.
+        Err(error) => log::error!("VPS {id}: {error}"),
     }
 }
 

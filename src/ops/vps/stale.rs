@@ -35,8 +35,11 @@ pub fn clear(node: &Arc<Node>, id: TaskId, container: Container) -> Next {
     Next::Then(
         Place::Patient,
         Box::new(move || {
-            if let Err(error) = save(&node, id, &container) {
-                return left_alone(&node, id, &error);
+            match save(&node, id, &container) {
+                Ok(()) => {}
+                // Our own end: the next run begins with it.
+                Err(_) if node.stop.is_raised() => return then(&node, id, begin),
+                Err(error) => return left_alone(&node, id, &error),
             }
             match node.engine.remove_container(&container.id, Removal::Forced, Volumes::Keep) {
                 Err(error) if !error.is_missing() => {
