@@ -19,6 +19,8 @@ const EXEC_PATIENCE: Duration = Duration::from_secs(5);
 /// The answer to a call that the runner's end has met half done.
 const STOPPING: &str = "the runner is stopping";
 
+const CREATE: &str = "/api/vps/create";
+
 /// What came of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Said {
@@ -73,7 +75,7 @@ fn create(world: &World<'_>, vps: &Vps) {
             note.clone()
         });
         let body = vps.body(before.is_known);
-        let said = send(world, vps, "POST", "/api/vps/create", Some(&body));
+        let said = send(world, vps, "POST", CREATE, Some(&body));
         note(world, vps, |note| match said {
             Said::Status(200) => {
                 note.created += 1;
@@ -220,13 +222,16 @@ fn send(
 ) -> Said {
     let sent = world.begin.elapsed().as_millis();
     let answer = call(&world.address, method, path, &[], body);
-    let said = match &answer {
-        // A create that had been accepted goes on in the runner's next life.
-        Ok(Response { status: 503, json, .. }) if json["detail"] == STOPPING => Said::Nothing,
-        Ok(response) => Said::Status(response.status),
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Said::NotSent,
-        Err(_) => Said::Nothing,
-    };
+    let said =
+        match &answer {
+            // A create is withdrawn then, be it on disk already; of other calls it is not known.
+            Ok(Response { status: 503, json, .. }) if json["detail"] == STOPPING => {
+                if path == CREATE { Said::NotSent } else { Said::Nothing }
+            }
+            Ok(response) => Said::Status(response.status),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Said::NotSent,
+            Err(_) => Said::Nothing,
+        };
     let read = world.begin.elapsed().as_millis();
     let why = answer.ok().filter(|answer| answer.status != 200).map(|answer| answer.json);
     let why = why.map(|json| format!(" {json}")).unwrap_or_default();
