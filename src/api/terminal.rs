@@ -96,6 +96,9 @@ enum Ending {
 
 /// Says goodbye, before the shell's jobs are waited for.
 fn finish(socket: &mut Socket, terminal: &mut Terminal, ending: &Ending) {
+    if matches!(ending, Ending::Shell) && terminal.has_lost_its_container() {
+        say(socket, ToClient::Error { data: "the container has ended" });
+    }
     if let Ending::Lost(error) = ending {
         let why = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
         let text = format!("the Engine's connection to the terminal broke{why}");

@@ -20,6 +20,8 @@ use river_runner::wire::docker::{
     LogConfig, NetworkingConfig, Nothing, PortBinding,
 };
 
+use crate::kit::docker;
+
 /// Far more than any of these takes; a test that waits longer has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -227,9 +229,11 @@ fn a_label_called_like_the_exit_code_falsifies_the_event() {
 fn a_kill_for_memory_shows_in_the_inspect_after_the_event() {
     let bench = Bench::new("oom");
     let (stop, told) = bench.watch();
-    let mut body = bench.shell("exec tail /dev/zero");
+    let mut body = bench.shell("until test -e /go; do sleep 0.1; done; exec tail /dev/zero");
     body.host_config.memory = 16 * 1024 * 1024;
     let name = bench.start("c", &body);
+    // Only when the start is answered does the Engine listen for such kills.
+    docker(&["exec", &name, "touch", "/go"]);
     let mut ended = None;
     let mut kills = 0;
     // The kill itself is told, too, before the end or after it.

@@ -51,6 +51,18 @@ impl Terminal {
             self.said.push_str(message["data"].as_str().expect("a text"));
         }
     }
+
+    /// The error that it ends with, and the code that it is closed with.
+    #[track_caller]
+    fn last_word(mut self) -> (String, u16) {
+        loop {
+            let message = self.socket.next_json();
+            if message["type"] == "error" {
+                let text = message["data"].as_str().expect("a text").to_owned();
+                return (text, self.socket.wait_close());
+            }
+        }
+    }
 }
 
 fn refused(daemon: &Daemon, id: u64) -> (String, u16) {
@@ -278,6 +290,15 @@ fn stop_of_the_runner_ends_its_shells() {
     assert!(wait_until(SOON, || processes(id).contains("sleep 1005")));
     daemon.stop();
     assert!(wait_until(SOON, || !processes(id).contains("sleep 1005")));
+}
+
+#[test]
+fn end_of_the_container_is_told() {
+    let daemon = Daemon::builder().start();
+    let id = running(&daemon, "sleep 600");
+    let terminal = Terminal::open(&daemon, id);
+    daemon.control("kill", id).expect(200);
+    assert_eq!(terminal.last_word(), ("the container has ended".to_owned(), 1000));
 }
 
 #[test]

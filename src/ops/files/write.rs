@@ -3,17 +3,20 @@
 
 use std::fs::{File, Permissions};
 use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{FallocateFlags, OFlag, fallocate, openat, readlinkat, renameat};
+use nix::fcntl::{
+    AT_FDCWD, AtFlags, FallocateFlags, OFlag, fallocate, openat, readlinkat, renameat,
+};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use super::{FileFault, Place, directory, kind, mounts, reopen};
 use crate::limits::FILE_LINKS_MAX;
 use crate::machine::random::hex_128;
+use crate::machine::root::by_descriptor;
 use crate::model::guest_path::GuestPath;
 
 /// What a shell's redirection gives a new file.
@@ -114,33 +117,52 @@ fn has_attributes(file: &File) -> bool {
     }
 }
 
-/// A file under a passing name, nobody else's to read; without [`Fresh::become_file`] it goes again.
+/// A new file, nobody else's to read; without [`Fresh::become_file`] it goes again. As long as it has no
+/// name the kernel sees to that, should the runner be killed; where the file system knows no such
+/// files it has a passing one.
 pub(super) struct Fresh<'a> {
     directory: &'a OwnedFd,
     name: String,
+    has_name: bool,
     pub(super) file: File,
 }
 
 impl Fresh<'_> {
     pub(super) fn make(directory: &OwnedFd) -> Result<Fresh<'_>, FileFault> {
         let name = passing_name()?;
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
         let mode = Mode::from_bits_truncate(0o600);
-        let file = File::from(openat(directory, name.as_str(), flags, mode)?);
-        Ok(Fresh { directory, name, file })
+        let (file, has_name) = match openat(directory, ".", flags | OFlag::O_TMPFILE, mode) {
+            Ok(file) => (file, false),
+            // What else hinders it hinders the other, too.
+            Err(_) => {
+                let flags = flags | OFlag::O_CREAT | OFlag::O_EXCL;
+                (openat(directory, name.as_str(), flags, mode)?, true)
+            }
+        };
+        Ok(Fresh { directory, name, has_name, file: file.into() })
     }
 
     /// Takes the place of what has this name.
-    pub(super) fn become_file(self, name: &Path) -> Result<(), FileFault> {
+    pub(super) fn become_file(mut self, name: &Path) -> Result<(), FileFault> {
         mounts::allow_change(self.directory, name)?;
-        Ok(renameat(self.directory, self.name.as_str(), self.directory, name)?)
+        let (directory, passing) = (self.directory, self.name.as_str());
+        // A link replaces nothing: that is for the rename.
+        if !self.has_name {
+            let file = by_descriptor(self.file.as_fd());
+            linkat(AT_FDCWD, &file, directory, passing, AtFlags::AT_SYMLINK_FOLLOW)?;
+            self.has_name = true;
+        }
+        Ok(renameat(directory, passing, directory, name)?)
     }
 }
 
 impl Drop for Fresh<'_> {
     fn drop(&mut self) {
-        // After a rename nothing is there.
-        let _ = unlinkat(self.directory, self.name.as_str(), UnlinkatFlags::NoRemoveDir);
+        if self.has_name {
+            // After a rename nothing is there.
+            let _ = unlinkat(self.directory, self.name.as_str(), UnlinkatFlags::NoRemoveDir);
+        }
     }
 }
 

@@ -137,6 +137,11 @@ impl Terminal {
         self.shell.has_ended()
     }
 
+    /// Whether the container has ended too: it takes its shells with it.
+    pub fn has_lost_its_container(&self) -> bool {
+        self.shell.has_lost_its_container()
+    }
+
     /// Tells the shell and its jobs that nobody is there any more. They have until the drop.
     pub fn hang_up(&mut self) {
         self.shell.hang_up();

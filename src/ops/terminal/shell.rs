@@ -158,6 +158,11 @@ impl Shell {
         !leader.is_alive()
     }
 
+    /// Whether the container is gone; it loses its root before its other processes end.
+    pub fn has_lost_its_container(&self) -> bool {
+        self.inside.has_ended()
+    }
+
     /// As when a terminal's line breaks.
     pub fn hang_up(&mut self) {
         if std::mem::replace(&mut self.is_hung_up, true) {

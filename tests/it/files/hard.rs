@@ -1,12 +1,14 @@
 //! Names, kinds and disks that go wrong elsewhere.
 
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::house::House;
-use crate::kit::{Daemon, SmallDisk, wait_until};
+use crate::kit::{Daemon, SOON, SmallDisk, docker, task_container, wait_until};
 
 #[test]
 fn names_of_any_bytes_are_listed_read_moved_and_removed() {
@@ -193,4 +195,41 @@ fn bad_values_are_refused_by_name() {
     house.post("mkdir", json!({ "path": "/etc/passwd" })).expect(409);
     house.post("mkdir", json!({ "path": "/no/such", "parents": false })).expect(500);
     assert_eq!(house.inside("ls -A / | grep -e '^x$' -e unfinished || true"), "");
+}
+
+/// Whether the file system of the container's directory makes files that have no name.
+fn knows_nameless_files(house: &House, directory: &str) -> bool {
+    let container = task_container(house.id);
+    let pid = docker(&["inspect", "-f", "{{.State.Pid}}", &container]);
+    let directory = format!("/proc/{}/root{directory}", pid.trim());
+    File::options().write(true).custom_flags(libc::O_TMPFILE).open(directory).is_ok()
+}
+
+#[test]
+fn runner_killed_in_a_write_leaves_the_old_content_and_nothing_else() {
+    let mut house = House::busybox();
+    for directory in ["/", "/shared/"] {
+        let path = &format!("{directory}f");
+        house.write(path, "old").expect(200);
+        // Before the new file has any content, and before it takes the name.
+        for call in ["fchown", "renameat"] {
+            let (trace, inject) = (format!("trace={call}"), format!("inject={call}:signal=KILL"));
+            house.daemon.with_strace(&["-e", &trace, "-e", &inject]);
+            house.daemon.restart();
+            let row = format!("/api/fs/{}/write", house.id);
+            let body = json!({ "path": path, "content": "new".repeat(1 << 20) });
+            house.daemon.try_call("POST", &row, Some(&body)).expect_err("a killed runner");
+            assert_eq!(house.daemon.wait_exit(SOON), (None, Some(9)), "{call}");
+            house.daemon.without_strace();
+            house.daemon.restart();
+            assert_eq!(house.read(path), "old", "{call}");
+            let left = house.inside(&format!("ls -A {directory} | grep -c unfinished || true"));
+            // It has a name of its own just before it takes the other, and where it must have one.
+            let has_name = call == "renameat" || !knows_nameless_files(&house, directory);
+            assert_eq!(left.trim(), if has_name { "1" } else { "0" }, "{call}");
+            house.inside(&format!("rm -f {directory}.river-runner-*.unfinished"));
+        }
+        house.write(path, "new").expect(200);
+        assert_eq!(house.read(path), "new");
+    }
 }

@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::{Terminal, metric, processes, refused};
 use crate::kit::{
-    Behaviour, Daemon, EngineProxy, SOON, docker, execute_body, running, task_container, unique_id,
-    wait_until, with,
+    Behaviour, Daemon, EngineProxy, OwnEngine, SOON, docker, execute_body, running, task_container,
+    unique_id, wait_until, with,
 };
 
 /// Whether the task's own process is the only one in its container.
@@ -82,14 +82,8 @@ fn connection_that_the_engine_ends_before_the_shell_has_ended_is_an_error() {
     terminal.enter("echo a''b\n");
     terminal.until("ab\r\n");
     engine.cut("POST /exec/*/start");
-    let message = loop {
-        let message = terminal.socket.next_json();
-        if message["type"] == "error" {
-            break message;
-        }
-    };
-    assert!(message["data"].as_str().is_some_and(|text| text.contains("broke")), "{message}");
-    assert_eq!(terminal.socket.wait_close(), 1011);
+    let (message, code) = terminal.last_word();
+    assert!(message.contains("broke") && code == 1011, "{message} {code}");
     wait_alone(&daemon, id);
 }
 
@@ -150,4 +144,39 @@ fn killed_runner_finds_its_shells_at_the_next_start_and_leaves_everybody_elses()
     assert!(["1011", "1012", "1015", "600"].iter().all(|job| has(job)), "{}", processes(id));
     stays.enter("echo a''b\n");
     stays.until("ab\r\n");
+}
+
+#[test]
+fn engine_restart_ends_open_terminals_with_a_word_and_new_ones_are_had_after_it() {
+    let mut engine = OwnEngine::start(&["busybox"]);
+    let daemon = Daemon::builder().own_engine(&engine).start();
+    for is_killed in [false, true] {
+        let id = running(&daemon, "sleep 600");
+        let mut terminal = Terminal::open(&daemon, id);
+        terminal.enter("echo a''b\n");
+        terminal.until("ab\r\n");
+        let mut watch = daemon.socket(&format!("/ws/fs/{id}/watch?paths=/tmp"));
+        assert_eq!(watch.next_json()["type"], "watching");
+        if is_killed {
+            engine.kill9()
+        } else {
+            engine.stop()
+        }
+        let (message, code) = terminal.last_word();
+        // Stopped, it ends its containers first; killed, it leaves them to its next life.
+        let expected = match is_killed {
+            false => ("the container has ended", 1000),
+            true => ("the Engine's connection to the terminal broke", 1011),
+        };
+        assert!(message.starts_with(expected.0) && code == expected.1, "{message} {code}");
+        engine.start_again();
+        let message = watch.next_json();
+        assert_eq!(message["message"], "the container has ended", "{message}");
+        assert_eq!(watch.wait_close(), 1000);
+        let again = running(&daemon, "sleep 600");
+        let mut terminal = Terminal::open(&daemon, again);
+        terminal.enter("echo a''b\n");
+        terminal.until("ab\r\n");
+        assert!(wait_until(SOON, || metric(&daemon, "river_terminals") == 1));
+    }
 }
