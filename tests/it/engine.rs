@@ -233,7 +233,7 @@ fn a_kill_for_memory_shows_in_the_inspect_after_the_event() {
     body.host_config.memory = 16 * 1024 * 1024;
     let name = bench.start("c", &body);
     // Only when the start is answered does the Engine listen for such kills.
-    docker(&["exec", &name, "sh", "-c", ": >/go"]);
+    docker(&["exec", &name, "sh", "-c", ": > /go"]);
     let mut ended = None;
     let mut kills = 0;
     // The kill itself is told, too, before the end or after it.

@@ -45,7 +45,13 @@ impl Terminal {
     /// Reads until the output has `text`.
     #[track_caller]
     fn until(&mut self, text: &str) {
-        while !self.said.contains(text) {
+        // Megabytes are looked through once, not with each message.
+        let mut looked = 0;
+        while !self.said[looked..].contains(text) {
+            looked = self.said.len().saturating_sub(text.len());
+            while !self.said.is_char_boundary(looked) {
+                looked -= 1;
+            }
             let message = self.socket.next_json();
             assert_eq!(message["type"], "output", "{message}");
             self.said.push_str(message["data"].as_str().expect("a text"));

@@ -233,3 +233,20 @@ fn runner_killed_in_a_write_leaves_the_old_content_and_nothing_else() {
         assert_eq!(house.read(path), "new");
     }
 }
+
+#[test]
+fn files_are_replaced_whole_where_none_can_be_without_a_name() {
+    let mut house = House::busybox();
+    let refusal = ["-P", ".", "-e", "trace=openat", "-e", "inject=openat:error=EOPNOTSUPP"];
+    house.daemon.with_strace(&refusal);
+    house.daemon.restart();
+    house.write("/w/f", "old").expect(200);
+    let old = house.inside("stat -c %i /w/f");
+    house.inside("chmod 640 /w/f");
+    house.write("/w/f", "new").expect(200);
+    assert_eq!(house.inside("cat /w/f; stat -c :%a /w/f; ls -A /w"), "new:640\nf\n");
+    assert_ne!(house.inside("stat -c %i /w/f"), old);
+    let trace = std::fs::read_to_string(house.daemon.strace_path()).unwrap();
+    let refused = |line: &&str| line.contains("O_TMPFILE") && line.contains("INJECTED");
+    assert_eq!(trace.lines().filter(refused).count(), 2, "{trace}");
+}
