@@ -4,7 +4,7 @@
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
-use crate::limits::HOST_GAP_MAX;
+use crate::limits::{HOST_CALL_PROMPT, HOST_GAP_MAX};
 use crate::model::time::Stamp;
 use crate::threads::lock;
 
@@ -27,18 +27,19 @@ pub struct ContactState {
 }
 
 impl Contact {
-    /// A heartbeat was acknowledged.
-    pub fn acknowledged(&self, now: Stamp) {
+    /// A heartbeat was acknowledged; the call began at `begun`.
+    pub fn acknowledged(&self, begun: Instant, now: Stamp) {
         let mut state = self.lock();
-        state.heard();
+        state.heard(begun);
         state.last_acknowledged = Some(now);
     }
 
-    /// The host took our registration. From here on it dispatches, and counts our silence: a task
-    /// that comes before the first heartbeat is acknowledged comes after no gap.
-    pub fn registered(&self) {
+    /// The host took our registration; the call began at `begun`. From here on it dispatches, and
+    /// counts our silence: a task that comes before the first heartbeat is acknowledged comes after
+    /// no gap.
+    pub fn registered(&self, begun: Instant) {
         let mut state = self.lock();
-        state.heard();
+        state.heard(begun);
         state.registered = true;
     }
 
@@ -71,11 +72,14 @@ impl Contact {
 }
 
 impl ContactState {
-    fn heard(&mut self) {
+    /// After a gap the host has heard us at some moment of the call, and may dispatch before we have
+    /// read its answer: of a prompt call all is after the gap, of another only what is after it.
+    fn heard(&mut self, begun: Instant) {
         let now = Instant::now();
         let gap = self.last_at.is_none_or(|last| now.duration_since(last) >= HOST_GAP_MAX);
         if gap {
-            self.unbroken_since = Some(now);
+            let is_prompt = now.duration_since(begun) < HOST_CALL_PROMPT;
+            self.unbroken_since = Some(if is_prompt { begun } else { now });
         }
         self.last_at = Some(now);
         self.trouble = None;
@@ -97,9 +101,9 @@ mod test {
     #[test]
     fn contact_begins_with_the_registration() {
         let contact = Contact::default();
-        contact.registered();
+        contact.registered(Instant::now());
         let since = Instant::now();
-        contact.acknowledged(Stamp::now());
+        contact.acknowledged(Instant::now(), Stamp::now());
         assert!(contact.unbroken_since(since));
     }
 
@@ -108,8 +112,26 @@ mod test {
         let contact = Contact::default();
         let before = Instant::now();
         std::thread::sleep(Duration::from_millis(1));
-        contact.acknowledged(Stamp::now());
+        contact.acknowledged(Instant::now(), Stamp::now());
         assert!(contact.unbroken_since(Instant::now()));
         assert!(!contact.unbroken_since(before));
+    }
+
+    #[test]
+    fn contact_holds_for_what_came_while_a_prompt_answer_was_under_way() {
+        let (begun, during) = (Instant::now(), Instant::now());
+        let contact = Contact::default();
+        contact.registered(begun);
+        assert!(contact.unbroken_since(during));
+    }
+
+    #[test]
+    fn contact_does_not_hold_for_what_came_while_a_slow_answer_was_under_way() {
+        let begun =
+            Instant::now().checked_sub(HOST_CALL_PROMPT).expect("the machine is up for longer");
+        let contact = Contact::default();
+        contact.registered(begun);
+        assert!(!contact.unbroken_since(begun));
+        assert!(contact.unbroken_since(Instant::now()));
     }
 }

@@ -40,7 +40,7 @@ fn run(node: &Node, host: &Host) {
         let pause = if host.contact.state().registered {
             match host.beat(&node.settings.hostname, &heartbeat(node, &mut meter)) {
                 Ok(Beat::Acknowledged) => {
-                    host.contact.acknowledged(Stamp::now());
+                    host.contact.acknowledged(begun, Stamp::now());
                     node.outbox.nudge();
                     every.saturating_sub(begun.elapsed())
                 }
@@ -59,7 +59,7 @@ fn run(node: &Node, host: &Host) {
             match host.register(&registration(node, host)) {
                 Ok(()) => {
                     log::info!("registered at the host");
-                    host.contact.registered();
+                    host.contact.registered(begun);
                     registered_at = Instant::now();
                     register_pause = REGISTER_PAUSE_FIRST;
                     // The first beat follows at once: until then the host knows no memory.
