@@ -321,6 +321,10 @@ pub const HOST_ADDRESSES_MAX: usize = 16;
 /// (design law 6).
 pub const HOST_GAP_MAX: Duration = Duration::from_secs(25);
 
+/// A call that the host has answered within this time is one moment to the rule above: what the host
+/// dispatched during it was dispatched after it had heard us.
+pub const HOST_CALL_PROMPT: Duration = Duration::from_secs(2);
+
 /// Pauses between attempts to register. Never given up: the host may be down for a weekend.
 pub const REGISTER_PAUSE_FIRST: Duration = Duration::from_secs(1);
 pub const REGISTER_PAUSE_MAX: Duration = Duration::from_secs(15);

@@ -15,6 +15,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
+use chrono::{DateTime, Utc};
 use ureq::Agent;
 
 use self::ask::Ask;
@@ -93,6 +94,8 @@ pub struct EngineInfo {
     pub userns_shift: Option<UserNamespaceShift>,
     /// Containers run on while it is stopped.
     pub live_restore: bool,
+    /// Its clock; ours where it does not tell.
+    pub time: DateTime<Utc>,
 }
 
 /// Container id 0 as the host sees it.
@@ -171,6 +174,7 @@ impl Engine {
             cores: info.ncpu,
             memory_bytes: info.mem_total,
             live_restore: info.live_restore_enabled,
+            time: containers::moment(&info.system_time).unwrap_or_else(Utc::now),
         })
     }
 

@@ -4,7 +4,7 @@
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
-use crate::limits::HOST_GAP_MAX;
+use crate::limits::{HOST_CALL_PROMPT, HOST_GAP_MAX};
 use crate::model::time::Stamp;
 use crate::threads::lock;
 
@@ -27,20 +27,21 @@ pub struct ContactState {
 }
 
 impl Contact {
-    /// A heartbeat was acknowledged. True after a gap: the host may have marked our tasks `lost`.
-    pub fn acknowledged(&self, now: Stamp) -> bool {
+    /// A heartbeat was acknowledged; the call began at `begun`. True after a gap: the host may have
+    /// marked our tasks `lost`.
+    pub fn acknowledged(&self, begun: Instant, now: Stamp) -> bool {
         let mut state = self.lock();
         state.last_acknowledged = Some(now);
-        state.heard()
+        state.heard(begun)
     }
 
-    /// The host took our registration. From here on it dispatches, and counts our silence: a task
-    /// that comes before the first heartbeat is acknowledged comes after no gap. True after a gap, as
-    /// [`Contact::acknowledged`].
-    pub fn registered(&self) -> bool {
+    /// The host took our registration; the call began at `begun`. From here on it dispatches, and
+    /// counts our silence: a task that comes before the first heartbeat is acknowledged comes after
+    /// no gap. True after a gap, as [`Contact::acknowledged`].
+    pub fn registered(&self, begun: Instant) -> bool {
         let mut state = self.lock();
         state.registered = true;
-        state.heard()
+        state.heard(begun)
     }
 
     /// The host does not know us (any more).
@@ -72,11 +73,15 @@ impl Contact {
 }
 
 impl ContactState {
-    fn heard(&mut self) -> bool {
+    /// After a gap the host has heard us at some moment of the call, and may dispatch before we have
+    /// read its answer: of a prompt call all is after the gap, of another only what is after it. True
+    /// if there was one.
+    fn heard(&mut self, begun: Instant) -> bool {
         let now = Instant::now();
         let gap = self.last_at.is_none_or(|last| now.duration_since(last) >= HOST_GAP_MAX);
         if gap {
-            self.unbroken_since = Some(now);
+            let is_prompt = now.duration_since(begun) < HOST_CALL_PROMPT;
+            self.unbroken_since = Some(if is_prompt { begun } else { now });
         }
         self.last_at = Some(now);
         self.trouble = None;
@@ -99,9 +104,9 @@ mod test {
     #[test]
     fn contact_begins_with_the_registration() {
         let contact = Contact::default();
-        assert!(contact.registered(), "all before was a gap");
+        assert!(contact.registered(Instant::now()), "all before was a gap");
         let since = Instant::now();
-        assert!(!contact.acknowledged(Stamp::now()));
+        assert!(!contact.acknowledged(Instant::now(), Stamp::now()));
         assert!(contact.unbroken_since(since));
     }
 
@@ -110,8 +115,26 @@ mod test {
         let contact = Contact::default();
         let before = Instant::now();
         std::thread::sleep(Duration::from_millis(1));
-        contact.acknowledged(Stamp::now());
+        contact.acknowledged(Instant::now(), Stamp::now());
         assert!(contact.unbroken_since(Instant::now()));
         assert!(!contact.unbroken_since(before));
+    }
+
+    #[test]
+    fn contact_holds_for_what_came_while_a_prompt_answer_was_under_way() {
+        let (begun, during) = (Instant::now(), Instant::now());
+        let contact = Contact::default();
+        contact.registered(begun);
+        assert!(contact.unbroken_since(during));
+    }
+
+    #[test]
+    fn contact_does_not_hold_for_what_came_while_a_slow_answer_was_under_way() {
+        let begun =
+            Instant::now().checked_sub(HOST_CALL_PROMPT).expect("the machine is up for longer");
+        let contact = Contact::default();
+        contact.registered(begun);
+        assert!(!contact.unbroken_since(begun));
+        assert!(contact.unbroken_since(Instant::now()));
     }
 }

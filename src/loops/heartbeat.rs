@@ -39,7 +39,7 @@ fn run(node: &Arc<Node>, host: &Arc<Host>) {
         let pause = if host.contact.state().registered {
             match host.beat(&node.settings.hostname, &heartbeat(node, &mut meter)) {
                 Ok(Beat::Acknowledged) => {
-                    if host.contact.acknowledged(Stamp::now()) {
+                    if host.contact.acknowledged(begun, Stamp::now()) {
                         vps::tell_again(node);
                     }
                     node.outbox.nudge();
@@ -60,7 +60,7 @@ fn run(node: &Arc<Node>, host: &Arc<Host>) {
             match host.register(&registration(node, host)) {
                 Ok(()) => {
                     log::info!("registered at the host");
-                    if host.contact.registered() {
+                    if host.contact.registered(begun) {
                         vps::tell_again(node);
                     }
                     registered_at = Instant::now();

@@ -211,6 +211,9 @@ pub struct Info {
     pub security_options: Vec<String>,
     #[serde(default)]
     pub live_restore_enabled: bool,
+    /// Its clock, RFC 3339.
+    #[serde(default)]
+    pub system_time: String,
 }
 
 /// The body of every refusal.

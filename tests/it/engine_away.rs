@@ -114,6 +114,7 @@ fn engine_that_is_killed_under_tasks_in_every_phase_loses_none_of_them() {
     let paused = running(&daemon, OBEYS);
     daemon.control("pause", paused).expect(200);
     let ends_meanwhile = running(&daemon, "echo before; sleep 2; echo after; exit 5");
+    let succeeds_meanwhile = running(&daemon, "sleep 2");
     // Nobody has this address: the pull waits three seconds for the kernel's no.
     let pulled = execute_body(&daemon, unique_id(), "true");
     let pulled = daemon.submit(&with(pulled, json!({ "registry_image": "10.213.78.77:5000/x:1" })));
@@ -135,6 +136,7 @@ fn engine_that_is_killed_under_tasks_in_every_phase_loses_none_of_them() {
 
     assert_ended_with_the_engine(&final_of(&host, obeys), Some(143));
     assert_ended_by_itself(&final_of(&host, ends_meanwhile), 5);
+    assert_eq!(final_of(&host, succeeds_meanwhile).exit_code, Some(0));
     assert_killed_in_silence(&host, &daemon, &engine, paused);
     assert_eq!(follower.join().expect("a follower").text(), "before\nafter\n");
     let message = final_of(&host, pulled).message.unwrap_or_default();
@@ -153,14 +155,18 @@ fn machine_that_lost_power_has_failed_its_tasks_with_255_whoever_looks_first() {
     let mut daemon = node_of(&host, &engine);
     let cut = running(&daemon, "sleep 300");
     let ends_before = running(&daemon, "sleep 1; exit 3");
+    let succeeds_before = running(&daemon, "sleep 1");
     daemon.kill9();
-    let exited = || engine.client().container_status(&task_container(ends_before));
-    assert!(wait_until(SOON, || exited().as_deref() == Some("exited")));
+    for id in [ends_before, succeeds_before] {
+        let state = || engine.client().container_status(&task_container(id));
+        assert!(wait_until(SOON, || state().as_deref() == Some("exited")));
+    }
     engine.power_cut();
     engine.start_again();
     daemon.restart();
     assert_ended_with_the_engine(&final_of(&host, cut), Some(255));
     assert_ended_by_itself(&final_of(&host, ends_before), 3);
+    assert_eq!(final_of(&host, succeeds_before).exit_code, Some(0));
 
     // The same codes under an Engine that lives are nobody's fault but the task's, or a stranger's.
     let own_255 = execute(&daemon, "exit 255");
@@ -170,6 +176,23 @@ fn machine_that_lost_power_has_failed_its_tasks_with_255_whoever_looks_first() {
     assert_ended_by_itself(&final_of(&host, own_255), 255);
     assert_ended_by_itself(&final_of(&host, own_143), 143);
     assert_ended_by_itself(&final_of(&host, foreign), 137);
+}
+
+#[test]
+fn success_that_an_engine_made_up_after_a_power_cut_is_none() {
+    let mut engine = OwnEngine::start(&["busybox"]);
+    let (host, proxy) = (FakeHost::start(), EngineProxy::before_own(&engine));
+    let mut daemon = Daemon::builder().host(&host).own_engine(&engine).engine(&proxy).start();
+    let cut = running(&daemon, "sleep 300");
+    daemon.kill9();
+    engine.power_cut();
+    engine.start_again();
+    // It says 255 nearly always: the rare 0 is put into its mouth, with all else as it says it.
+    let mut container = engine.client().inspect(&task_container(cut)).expect("a container");
+    container["State"]["ExitCode"] = json!(0);
+    proxy.on("GET", "/containers/*/json", Behaviour::Reply(200, container));
+    daemon.restart();
+    assert_ended_with_the_engine(&final_of(&host, cut), None);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use nix::sys::socket::{
 use serde_json::{Value, json};
 
 use crate::kit::{
-    Address, Behaviour, Daemon, EngineProxy, FakeHost, Fault, SOON, Verdict, call,
+    Address, Behaviour, Daemon, EngineProxy, FakeHost, Fault, Moment, SOON, Verdict, call,
     container_exists, execute, execute_body, node_of, remove_container, task_container, unique_id,
     wait_until,
 };
@@ -457,6 +457,27 @@ fn task_that_a_silent_node_lost_runs_on_and_its_end_is_told() {
     let reports = host.reports_of(id);
     let refused = reports.iter().rfind(|report| report.verdict == Verdict::Refused);
     assert_eq!(refused.map(|report| report.status.as_str()), Some("running"));
+}
+
+#[test]
+fn task_that_came_before_the_answer_to_the_registration_came_after_no_gap() {
+    let host = FakeHost::start();
+    host.down();
+    let daemon = node_of(&host);
+    let (answer, held) = mpsc::channel();
+    let held = Mutex::new(held);
+    host.on_nth(1, "POST /api/register", Moment::After, move |_| {
+        let _ = held.lock().expect("one call").recv_timeout(SOON);
+    });
+    host.up();
+    host.wait_registered();
+    let id = unique_id();
+    host.set_status(id, "killed");
+    daemon.post("/api/execute", &execute_body(&daemon, id, "sleep 60")).expect(200);
+    answer.send(()).expect("a call that waits");
+    daemon.wait_status(id, "killed");
+    assert!(wait_until(SOON, || daemon.containers().is_empty()));
+    assert_eq!(host.accepted_of(id), [""; 0]);
 }
 
 #[test]

@@ -13,8 +13,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
 use serde_json::Value;
 
 use super::{OwnEngine, docker};
@@ -304,6 +307,18 @@ impl Connection {
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The runner reads from its Engine's socket when that was started: from ours, of the real one.
+    fn date_socket_like(&self, upstream: &Path) {
+        let Ok(made) = std::fs::symlink_metadata(upstream).and_then(|found| found.modified())
+        else {
+            return;
+        };
+        let made = made.duration_since(UNIX_EPOCH).expect("a time after 1970");
+        let made = TimeSpec::from_duration(made);
+        // It may be down again.
+        let _ = utimensat(AT_FDCWD, &self.socket, &made, &made, UtimensatFlags::NoFollowSymlink);
     }
 
     /// Waits until nothing is paused.

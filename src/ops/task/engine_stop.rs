@@ -1,10 +1,11 @@
 //! Whether the Engine ended a task by its own end: it was stopped, restarted or killed, or the
 //! machine lost power. Asked by `finish` of an exit code that such an end makes, and of a container
-//! that is gone; never of a task that ended by itself. How it is known: contrib/design/0004.
+//! that is gone; never of a task that ended by itself. Asked too of a success that nobody saw, which
+//! such an Engine may have invented. How it is known: contrib/design/0004.
 
 use chrono::{DateTime, Utc};
 
-use crate::docker::{DockerError, Memory};
+use crate::docker::{Container, DockerError, Memory};
 use crate::model::phase::Wanted;
 use crate::model::task::{TaskRecord, Times};
 use crate::model::time::Stamp;
@@ -36,11 +37,31 @@ pub fn is_by_the_engine(
     if Stamp::now() < latest_sign_of_a_start(&record.times) {
         return Ok(false);
     }
-    let memory = node.engine.remembers(container)?;
+    let facts = node.engine.about()?;
+    let memory = node.engine.remembers(container, facts.time)?;
     let gone = node.engine.gone().map(|at| Stamp::from(DateTime::<Utc>::from(at)));
     let was_gone_since = gone.is_some_and(|at| record.times.started.is_some_and(|s| s < at));
     Ok(has_outlived_an_engine(memory, was_gone_since)
-        && ends_with_the_engine(code, memory, node.engine.about()?.live_restore))
+        && ends_with_the_engine(code, memory, facts.live_restore))
+}
+
+/// Whether the exit code 0 of a container whose end nobody saw is none: after a power cut an Engine
+/// may write that of one whose end it does not know, with a time within its own start.
+///
+/// # Errors
+/// There is no Engine that is there to stay; the outcome has to wait for it.
+pub fn is_success_invented(node: &Node, container: &Container) -> Result<bool, DockerError> {
+    let (Some(started), Some(finished)) = (container.started_at, container.finished_at) else {
+        return Ok(false);
+    };
+    let Some(engine_started) = node.engine.started() else { return Ok(false) };
+    let facts = node.engine.about()?;
+    // By a clock that was set back the times say nothing, and the memory hides the start.
+    let is_in_order = started <= finished && finished <= facts.time;
+    if !is_in_order || finished < engine_started {
+        return Ok(false);
+    }
+    Ok(node.engine.remembers(&container.id, facts.time)?.has_no_trace())
 }
 
 /// When the container was last known to start, or to be about to.

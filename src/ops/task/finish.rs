@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::container::is_ours;
-use super::engine_stop::is_by_the_engine;
+use super::engine_stop::{is_by_the_engine, is_success_invented};
 use super::kept::Keeping;
 use super::outcome::{Ending, killed, outcome_of, withdrawn};
 use super::{after, note_refusal, when_the_disk_is_back, when_the_engine_is_back};
@@ -137,6 +137,10 @@ fn ending_of(node: &Node, record: &TaskRecord, exit: Exit) -> Result<Option<Endi
     };
     if container.running && told.is_none() {
         return Ok(None);
+    }
+    if told.is_none() && container.exit_code == 0 && is_success_invented(node, &container)? {
+        let at = container.finished_at.map(Stamp::from);
+        return Ok(Some(Ending { at, engine_stopped: true, ..Ending::default() }));
     }
     let code = as_told.code.unwrap_or(container.exit_code);
     let said = match code {

@@ -76,7 +76,7 @@ pub fn refused_by_engine(error: &DockerError) -> Outcome {
 /// How a container ended, with what is needed to name the outcome.
 #[derive(Debug, Default)]
 pub struct Ending {
-    /// `None`: the container is gone, and its code with it.
+    /// `None`: nobody knows it; the container is gone, or lost its end with the machine's power.
     pub code: Option<i64>,
     pub at: Option<Stamp>,
     pub oom_killed: bool,
@@ -92,8 +92,8 @@ pub struct Ending {
 pub fn outcome_of(ending: &Ending) -> Outcome {
     let Some(code) = ending.code else {
         return failed(if ending.engine_stopped {
-            "the Docker Engine was stopped or restarted while the task ran, and has lost its \
-             container"
+            "the Docker Engine was stopped or restarted while the task ran, and how it ended was \
+             lost"
                 .to_owned()
         } else {
             "its container was removed, not by the runner, before its exit code was known"

@@ -147,6 +147,7 @@ impl<'a> Engine<'a> {
         caller: &UnixStream,
     ) -> io::Result<Engine<'a>> {
         let stream = http::connect_unix(upstream)?;
+        inner.date_socket_like(upstream);
         if let Some(connection) = inner.state().connections.get_mut(&number) {
             connection.ends.push(stream.try_clone()?);
         }

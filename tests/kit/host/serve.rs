@@ -58,8 +58,8 @@ fn serve(inner: &Inner, mut stream: TcpStream) -> io::Result<()> {
             Some(Fault::HalfAnswer | Fault::LostAnswer) | None => {}
         }
         let (status, answer) = rules::apply(inner, method, path, &body, came);
-        run_hooks(&hooks, Moment::After, &body);
         inner.changed.notify_all();
+        run_hooks(&hooks, Moment::After, &body);
         let answer = http::json_response(status, &answer);
         match fault {
             Some(Fault::HalfAnswer) => {
