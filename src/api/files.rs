@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use data_encoding::BASE64;
 use serde_json::json;
 
 use super::fault::{Fault, task_id_in_path};
@@ -20,7 +21,7 @@ use crate::serve::{Answer, Call, Reply};
 use crate::wire::api::fields::{Fields, Invalid, boolean, string};
 use crate::wire::api::files::{
     AboutView, Content, EntryView, List, cursor_of, cursor_text, from_base64, is_binary_name,
-    permissions, to_base64,
+    permissions,
 };
 
 /// `GET list`.
@@ -88,7 +89,7 @@ pub fn read(node: &Arc<Node>, call: Call) -> Answer {
                     Content { path, content, encoding: "utf-8", size, truncated, is_binary: false }
                 }
                 Err(bytes) => {
-                    let (content, size) = (to_base64(&bytes), bytes.len());
+                    let (content, size) = (BASE64.encode(&bytes), bytes.len());
                     Content {
                         path,
                         content,

@@ -1,5 +1,6 @@
 //! Files as the contract's section 8 writes them.
 
+use data_encoding::HEXLOWER;
 use serde::Serialize;
 
 /// One name of a list.
@@ -54,18 +55,12 @@ pub struct AboutView {
 
 /// The name that a page of a list ends with, for the next: hexadecimal, since names are any bytes.
 pub fn cursor_text(name: &[u8]) -> String {
-    name.iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(name)
 }
 
 /// Undoes [`cursor_text`]; `None` for what is none. Empty is before the first name.
 pub fn cursor_of(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes();
-    let byte = |pair: &[u8]| {
-        let pair = std::str::from_utf8(pair).ok().filter(|pair| !pair.starts_with('+'))?;
-        u8::from_str_radix(pair, 16).ok()
-    };
-    let is_even = digits.len().is_multiple_of(2);
-    digits.chunks(2).map(byte).collect::<Option<_>>().filter(|_| is_even)
+    HEXLOWER.decode(text.as_bytes()).ok()
 }
 
 /// The nine letters of a mode; set-id bits and the sticky one are not shown.
@@ -97,20 +92,6 @@ const VALUES: [u8; 256] = {
     values
 };
 const NO_VALUE: u8 = 0xff;
-
-/// Base64 with padding.
-pub fn to_base64(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for three in bytes.chunks(3) {
-        let at = |index: usize| u32::from(three.get(index).copied().unwrap_or(0));
-        let bits = at(0) << 16 | at(1) << 8 | at(2);
-        for place in 0..4 {
-            let letter = ALPHABET[(bits >> (18 - 6 * place)) as usize & 63];
-            text.push(if place <= three.len() { char::from(letter) } else { '=' });
-        }
-    }
-    text
-}
 
 /// Undoes base64; what is not of its alphabet is passed over. `None` if the end is missing.
 pub fn from_base64(text: &str) -> Option<Vec<u8>> {
@@ -150,18 +131,19 @@ pub fn from_base64(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod test {
+    use data_encoding::BASE64;
+
     use super::*;
 
     #[test]
     fn base64_is_undone_and_strange_letters_are_passed_over() {
         for text in ["", "f", "fo", "foo", "foob", "\0\u{7f}ÿ"] {
-            assert_eq!(from_base64(&to_base64(text.as_bytes())).unwrap(), text.as_bytes());
+            assert_eq!(from_base64(&BASE64.encode(text.as_bytes())).unwrap(), text.as_bytes());
         }
-        assert_eq!(to_base64(b"fo"), "Zm8=");
         assert_eq!(from_base64("Zm\n9v*Y g==").unwrap(), b"foob");
         assert_eq!(from_base64("Zm9vYm\nFy").unwrap(), b"foobar");
         let all: Vec<u8> = (0..=255).collect();
-        assert_eq!(from_base64(&to_base64(&all)).unwrap(), all);
+        assert_eq!(from_base64(&BASE64.encode(&all)).unwrap(), all);
         assert_eq!(from_base64("Zm8"), None);
         assert_eq!(from_base64("Z==="), None);
     }
