@@ -152,22 +152,27 @@ fn set_groups(groups: &[u32]) -> io::Result<()> {
 #[cfg(test)]
 mod test {
     use std::fs;
+    use std::os::fd::AsFd;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
+    use crate::machine::root::by_descriptor;
 
     #[test]
     fn files_are_made_and_refused_as_the_assumed_user_and_only_so_long() {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        let secret = directory.path().join("secret");
+        // What is above it may be closed to the user.
+        let held = fs::File::open(directory.path()).unwrap();
+        let directory = by_descriptor(held.as_fd());
+        let secret = directory.join("secret");
         fs::write(&secret, "s").unwrap();
         fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
 
         let user = Identity { uid: 4321, gid: 8765, groups: vec![99, 98] };
         let assumed = user.assume().unwrap();
         assert_eq!(fs::read(&secret).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
-        let made = directory.path().join("made");
+        let made = directory.join("made");
         fs::write(&made, "m").unwrap();
         assert_eq!(groups().unwrap(), [98, 99]);
         drop(assumed);
