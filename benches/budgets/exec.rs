@@ -26,6 +26,20 @@ pub fn output(container: &str, command: &[&str]) -> Vec<u8> {
     output
 }
 
+/// What was written to stdout, of a program's `output`: without the heads, of 8 bytes each.
+pub fn stdout(output: &[u8]) -> Vec<u8> {
+    let (mut stdout, mut rest) = (Vec::with_capacity(output.len()), output);
+    while let Some((head, behind)) = rest.split_first_chunk::<8>() {
+        let [stream, _, _, _, length @ ..] = *head;
+        let (frame, next) = behind.split_at(u32::from_be_bytes(length) as usize);
+        if stream == 1 {
+            stdout.extend_from_slice(frame);
+        }
+        rest = next;
+    }
+    stdout
+}
+
 /// Runs a program that reads `input` to its end.
 pub fn feed(container: &str, command: &[&str], input: &[u8]) {
     let attached = json!({ "AttachStdin": true, "AttachStdout": true, "Cmd": command });

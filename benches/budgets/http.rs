@@ -46,10 +46,15 @@ impl<S: Read + Write> Http<S> {
         self.buffer.drain(..head.bytes);
         let body = match head.framing {
             Framing::Length(length) => {
-                while self.buffer.len() < length {
-                    self.more()?;
+                let mut body = std::mem::take(&mut self.buffer);
+                let missing = length.saturating_sub(body.len());
+                body.reserve_exact(missing);
+                // Not by `more`: to clear room for each piece costs more than a large body itself.
+                (&mut self.stream).take(missing as u64).read_to_end(&mut body)?;
+                if body.len() < length {
+                    return Err(ErrorKind::UnexpectedEof.into());
                 }
-                self.buffer.split_off(0)
+                body
             }
             Framing::Chunked => self.chunks()?,
         };

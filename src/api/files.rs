@@ -81,26 +81,17 @@ pub fn read(node: &Arc<Node>, call: Call) -> Answer {
         let (bytes, truncated) = (piece.bytes, piece.truncated);
         let text = if as_text { text_of(bytes, truncated) } else { Err(bytes) };
         let path = path.as_str().to_owned();
-        Ok(Reply::json(
-            200,
-            &match text {
-                Ok(content) => {
-                    let size = content.len();
-                    Content { path, content, encoding: "utf-8", size, truncated, is_binary: false }
-                }
-                Err(bytes) => {
-                    let (content, size) = (BASE64.encode(&bytes), bytes.len());
-                    Content {
-                        path,
-                        content,
-                        encoding: "base64",
-                        size,
-                        truncated,
-                        is_binary: as_text,
-                    }
-                }
-            },
-        ))
+        let content = match text {
+            Ok(content) => {
+                let size = content.len();
+                Content { path, content, encoding: "utf-8", size, truncated, is_binary: false }
+            }
+            Err(bytes) => {
+                let (content, size) = (BASE64.encode(&bytes), bytes.len());
+                Content { path, content, encoding: "base64", size, truncated, is_binary: as_text }
+            }
+        };
+        Ok(Reply::bytes(200, "application/json", content.to_json()))
     })
 }
 

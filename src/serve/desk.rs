@@ -233,7 +233,7 @@ impl Desk {
     }
 
     /// Answers a call that was parked, from whatever thread, and lets its connection go on.
-    pub fn answer_parked(&self, conn: Box<Conn>, reply: &Reply, manner: Manner) {
+    pub fn answer_parked(&self, conn: Box<Conn>, reply: Reply, manner: Manner) {
         let manner = self.until_stop(manner);
         let Some(conn) = self.lobby.answer(conn, reply.encode(manner), manner.after) else {
             return;

@@ -201,7 +201,7 @@ impl Door {
                 Stage::Head | Stage::Body(_) => {
                     self.desk.refuse(conn, &Refusal::Late, Manner::CONFUSED);
                 }
-                Stage::Parked { manner, late } => self.desk.answer_parked(conn, &late, manner),
+                Stage::Parked { manner, late } => self.desk.answer_parked(conn, *late, manner),
                 Stage::Answering { .. } | Stage::Lingering { .. } => {}
             }
         }
@@ -254,7 +254,7 @@ impl Door {
             self.desk.lobby.take_all(|s| matches!(s.stage, Stage::Parked { .. }))
         {
             if let Stage::Parked { manner, .. } = stage {
-                self.desk.answer_parked(conn, &Refusal::Stopping.reply(), manner);
+                self.desk.answer_parked(conn, Refusal::Stopping.reply(), manner);
             }
         }
     }

@@ -113,7 +113,7 @@ impl Meeting {
                 else {
                     return;
                 };
-                desk.answer_parked(conn, &reply, manner);
+                desk.answer_parked(conn, reply, manner);
             }
             State::Answered(_) | State::Over => {}
         }

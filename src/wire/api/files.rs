@@ -30,6 +30,8 @@ pub struct List {
 #[derive(Debug, Serialize)]
 pub struct Content {
     pub path: String,
+    /// Nearly all of it, and large: [`Content::to_json`] writes it.
+    #[serde(skip)]
     pub content: String,
     pub encoding: &'static str,
     /// Bytes of the file that are here.
@@ -51,6 +53,60 @@ pub struct AboutView {
     pub is_readable: bool,
     pub is_writable: bool,
     pub is_binary: bool,
+}
+
+impl Content {
+    /// As JSON.
+    pub fn to_json(&self) -> Vec<u8> {
+        let about = serde_json::json!(self).to_string();
+        let mut json = Vec::with_capacity(self.content.len() + self.content.len() / 8 + 1024);
+        json.extend_from_slice(b"{\"content\":");
+        quote(&mut json, &self.content);
+        json.push(b',');
+        json.extend_from_slice(&about.as_bytes()[1..]);
+        json
+    }
+}
+
+/// Writes `text` as a JSON string (RFC 8259 7), as serde_json does, which looks at each byte alone.
+fn quote(json: &mut Vec<u8>, text: &str) {
+    json.push(b'"');
+    let mut rest = text.as_bytes();
+    while let Some(at) = first_special(rest) {
+        let (plain, special) = rest.split_at(at);
+        json.extend_from_slice(plain);
+        match special[0] {
+            byte @ (b'"' | b'\\') => json.extend_from_slice(&[b'\\', byte]),
+            b'\n' => json.extend_from_slice(b"\\n"),
+            b'\t' => json.extend_from_slice(b"\\t"),
+            b'\r' => json.extend_from_slice(b"\\r"),
+            0x08 => json.extend_from_slice(b"\\b"),
+            0x0c => json.extend_from_slice(b"\\f"),
+            byte => json.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
+        }
+        rest = &special[1..];
+    }
+    json.extend_from_slice(rest);
+    json.push(b'"');
+}
+
+/// Where the first byte is that a JSON string can't hold as it is. Eight bytes are looked at at once.
+fn first_special(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    // The highest bit of each byte below `limit`; above the first one there may be others.
+    let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word & HIGH;
+    let is = |word: u64, byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let found = below(word, 0x20) | is(word, b'"') | is(word, b'\\');
+        if found != 0 {
+            return Some(index * 8 + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let is_special = |byte: &u8| *byte < 0x20 || matches!(byte, b'"' | b'\\');
+    rest.iter().position(is_special).map(|at| words.len() * 8 + at)
 }
 
 /// The name that a page of a list ends with, for the next: hexadecimal, since names are any bytes.
@@ -146,6 +202,49 @@ mod test {
         assert_eq!(from_base64(&BASE64.encode(&all)).unwrap(), all);
         assert_eq!(from_base64("Zm8"), None);
         assert_eq!(from_base64("Z==="), None);
+    }
+
+    #[test]
+    fn texts_are_quoted_as_serde_json_does() {
+        let all: String = (0..=0x2ff).filter_map(char::from_u32).collect();
+        for start in 0..9 {
+            for end in 0..9 {
+                let text = format!("{}{all}{}", "x".repeat(start), "y".repeat(end));
+                let mut json = Vec::new();
+                quote(&mut json, &text);
+                assert_eq!(json, serde_json::to_vec(&text).unwrap());
+            }
+        }
+        // Each special byte at each place of a word, beside bytes that are nearly one.
+        for special in [b'"', b'\\', 0, 0x1f] {
+            for near in [special ^ 1, special.wrapping_add(1), special | 0x80] {
+                for at in 0..20 {
+                    let mut bytes = [near; 20];
+                    bytes[at] = special;
+                    let plain = |byte: u8| byte >= 0x20 && !matches!(byte, b'"' | b'\\');
+                    let first = bytes.iter().position(|byte| !plain(*byte));
+                    assert_eq!(first_special(&bytes), first, "{bytes:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn content_is_json_with_all_its_fields() {
+        let content = Content {
+            path: "/a".to_owned(),
+            content: "ö\n".to_owned(),
+            encoding: "utf-8",
+            size: 3,
+            truncated: false,
+            is_binary: false,
+        };
+        let json: serde_json::Value = serde_json::from_slice(&content.to_json()).unwrap();
+        let whole = serde_json::json!({
+            "path": "/a", "content": "ö\n", "encoding": "utf-8", "size": 3, "truncated": false,
+            "is_binary": false
+        });
+        assert_eq!(json, whole);
     }
 
     #[test]
