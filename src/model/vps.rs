@@ -172,7 +172,8 @@ pub struct VpsState {
     pub told_port: Option<u16>,
     #[serde(default)]
     pub door: Door,
-    /// When an SSH server answered first.
+    /// When an SSH server answered first, so that somebody may have been in it. Of a record that was
+    /// lost: when it was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opened: Option<Stamp>,
     /// The snapshot it was made from.

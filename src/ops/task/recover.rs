@@ -262,6 +262,11 @@ fn is_of_another_create(node: &Node, id: TaskId, container: &ContainerSummary) -
 /// watched and reported.
 pub fn rebuilt(id: TaskId, essentials: Essentials) -> TaskRecord {
     let Essentials { accepted, image, work } = essentials;
+    let vps = match &work {
+        // Nobody here knows: so somebody may have been in it, and his work is not thrown away.
+        EssentialWork::Vps { .. } => VpsState { opened: Some(accepted), ..VpsState::default() },
+        EssentialWork::Command { .. } => VpsState::default(),
+    };
     TaskRecord {
         spec: TaskSpec {
             id,
@@ -292,7 +297,7 @@ pub fn rebuilt(id: TaskId, essentials: Essentials) -> TaskRecord {
         end_is_told: false,
         output_made: None,
         container: ContainerTrace::None,
-        vps: VpsState::default(),
+        vps,
         outcome: None,
         reports: Vec::new(),
         notes: Vec::new(),
