@@ -64,7 +64,9 @@ find_sshd() {
 }
 "#;
 
-/// apt alone goes on trying, and alone says that lists it could not fetch are no failure.
+/// apt alone goes on trying, and alone says that lists it could not fetch are no failure. An installation
+/// that an end of the container has broken off leaves a mark, and is done again: an sshd may be there and
+/// not work. Whoever held the manager's locks is gone with the container's last run.
 const ADD: &str = r#"limited() {
     if has timeout; then timeout 300 "$@"; else "$@"; fi
 }
@@ -72,6 +74,7 @@ add_sshd() {
     if has apt-get; then
         say 'installing openssh-server with apt-get'
         export DEBIAN_FRONTEND=noninteractive
+        [ -z "$was_broken_off" ] || dpkg --configure -a >&2
         limited apt-get -q -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 \
             -o Acquire::Retries=1 update >&2
         apt-get -q -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 \
@@ -94,12 +97,20 @@ add_sshd() {
         zypper --non-interactive install openssh >&2
     elif has pacman; then
         say 'installing openssh with pacman'
+        rm -f /var/lib/pacman/db.lck
         pacman -Sy --noconfirm openssh >&2
     else
         fail 'the image has no sshd and none of apt-get, apk, dnf, microdnf, yum, zypper and pacman'
     fi
 }
-find_sshd || add_sshd || fail 'no sshd is in the image, and it could not be installed'
+adding=/etc/river-runner/adding-sshd
+was_broken_off=
+[ ! -e "$adding" ] || was_broken_off=yes
+if [ -n "$was_broken_off" ] || ! find_sshd; then
+    mkdir -p "${adding%/*}" && : >"$adding" || fail "$adding could not be written"
+    add_sshd || fail 'no sshd is in the image, and it could not be installed'
+    rm -f "$adding"
+fi
 find_sshd || fail 'no sshd is there after it was installed'
 "#;
 

@@ -120,6 +120,34 @@ fn image_without_an_sshd_gets_one_from_its_package_manager_once() {
 }
 
 /// Sources that refuse, and one that takes the connection and never says a word.
+/// The package manager is at work: it unpacks, or has an sshd unpacked that is not set up.
+const UNPACKS: &str = "ls /var/lib/dpkg/updates";
+const SETS_UP: &str = "ls /usr/sbin/sshd 2>&- || true";
+
+#[test]
+fn installation_that_was_broken_off_is_done_again() {
+    let daemon = Daemon::start();
+    let key = SshKey::new("me");
+    let by_kill = |vps: &Vps| drop(docker(&["kill", &vps.container()]));
+    let by_restart = |vps: &Vps| {
+        vps.stop(&daemon);
+        vps.create_again(&daemon, "debian-repo");
+    };
+    let ends: [(&str, &dyn Fn(&Vps)); 3] =
+        [(UNPACKS, &by_kill), (SETS_UP, &by_kill), (UNPACKS, &by_restart)];
+    for (moment, end) in ends {
+        let vps = Vps::new();
+        vps.create_with(&daemon, "debian-repo", "upload", Some(&key.public()));
+        assert!(wait_until(SOON, || !vps.exec(moment).trim().is_empty()), "not met at work");
+        end(&vps);
+        vps.wait_open(&daemon);
+        let port = u16::try_from(vps.state(&daemon)["ssh_port"].as_u64().unwrap()).unwrap();
+        let left = format!("root\nlogin-of-{}", vps.id);
+        assert_eq!(said(&key.ssh(port, "id -un; ls /etc/river-runner")), left);
+        daemon.control("kill", vps.id).expect(200);
+    }
+}
+
 #[test]
 fn package_manager_without_a_mirror_is_told_as_a_failure_in_time() {
     let host = FakeHost::start();
