@@ -106,6 +106,8 @@ fn create_that_makes_no_sense_is_refused_and_the_host_is_told() {
         assert_eq!(refused.json["detail"][0]["loc"][1], field);
         let told = host.wait_final(vps.id, SOON);
         assert_eq!(told.status, "failed");
+        let message = told.message.unwrap_or_default();
+        assert!(message.starts_with(&format!("{field}: ")), "{message}");
         assert!(!container_exists(&vps.container()));
     }
 }
