@@ -44,6 +44,8 @@ fn key_lets_its_owner_in_and_nobody_else() {
         daemon.control("kill", vps.id).expect(200);
         assert!(wait_until(SOON, || !container_exists(&vps.container())));
         assert!(wait_until(SOON, || is_free(port)));
+        let (state, door) = (vps.state(&daemon), ["ssh", "ssh_port", "ssh_address"]);
+        assert_eq!(door.map(|name| state[name].clone()), [json!("none"), json!(0), json!(null)]);
     }
 }
 
