@@ -135,6 +135,34 @@ fn kill_ends_a_create_that_waits_for_a_stop() {
     assert_eq!(daemon.wait_over(vps.id)["status"], "killed");
 }
 
+/// After so many heartbeats without it the host takes a task for lost (contract rule 10).
+const BEATS_MISSED_MAX: usize = 3;
+
+#[test]
+fn create_that_waits_for_a_long_stop_is_in_the_heartbeat() {
+    let (host, engine) = (FakeHost::start(), EngineProxy::start());
+    let daemon = Daemon::builder().host(&host).engine(&engine).start();
+    let vps = Vps::new();
+    create(&daemon, &vps).expect(200);
+    engine.on("POST", "/commit", Behaviour::Hang);
+    let stopping = post(&daemon, &format!("/api/vps/stop/{}", vps.id), json!({}));
+    engine.wait_held(1, SOON);
+    let is_listed = || host.beats().last().is_some_and(|b| b.running_tasks.contains(&vps.id));
+    assert!(wait_until(SOON, || !is_listed()));
+    // As the host's restart has it.
+    host.set_status(vps.id, "assigning");
+    let again = post_create(&daemon, &vps);
+    let begun = host.beats().len();
+    assert!(wait_until(SOON, || host.beats().len() > begun + BEATS_MISSED_MAX));
+    let beats = &host.beats()[begun + 1..];
+    assert!(beats.iter().all(|beat| beat.running_tasks.contains(&vps.id)), "{beats:#?}");
+    engine.clear();
+    engine.release();
+    stopping.join().unwrap().expect(200);
+    again.join().unwrap().expect(200);
+    assert!(runs(&vps));
+}
+
 #[test]
 fn second_stop_ends_a_create_that_waits_for_the_first() {
     let engine = EngineProxy::start();
