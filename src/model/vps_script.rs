@@ -22,7 +22,7 @@ pub fn setup_script(id: TaskId, login: &Login) -> String {
     let (rules, once) = match login {
         Login::Disabled => return format!("{IDLE}idle\n"),
         // Whoever had no sshd gets none.
-        Login::Kept => return format!("{IDLE}{FIND}find_sshd || idle\n{START}\n"),
+        Login::Kept => return format!("{IDLE}{FIND}find_sshd || idle\n{START}"),
         Login::Open => (
             "-p 22 -o PermitRootLogin=yes -o PasswordAuthentication=yes \
              -o PermitEmptyPasswords=yes -o UsePAM=no",
@@ -36,7 +36,7 @@ pub fn setup_script(id: TaskId, login: &Login) -> String {
     };
     let mark = format!("mark=/etc/river-runner/login-of-{id}\n");
     format!(
-        "{FIND}{ADD}{mark}{LOGIN}{once} || fail 'the login could not be set up'\n{START}{rules}\n"
+        "{FIND}{ADD}{mark}{LOGIN}{once} || fail 'the login could not be set up'\nset -- {rules}\n{START}"
     )
 }
 
@@ -172,11 +172,14 @@ put_line() {
 echo_line() { printf '%s\n' "$line"; }
 "#;
 
+/// sshd's arguments are the script's. One that would end at once says why before it is begun.
 const START: &str = r#"has ssh-keygen || fail 'the image has an sshd and no ssh-keygen for its host keys'
 ssh-keygen -A >&2 || fail 'no host keys could be made'
 mkdir -p /run/sshd && chmod 755 /run/sshd || fail '/run/sshd could not be made'
+"$sshd" -t "$@" >&2 || fail 'sshd refuses its settings'
 say "starting $sshd"
-exec "$sshd" -D -e "#;
+exec "$sshd" -D -e "$@"
+"#;
 
 #[cfg(test)]
 mod test {

@@ -217,6 +217,24 @@ fn user_entrypoint_and_settings_of_the_image_do_not_matter() {
 }
 
 #[test]
+fn sshd_that_refuses_its_settings_is_told_as_a_failure() {
+    let host = FakeHost::start();
+    let daemon = node_of(&host);
+    let variant = Variant::of("debian-ssh", "RUN echo Nonsense >>/etc/ssh/sshd_config");
+    let vps = Vps::new();
+    let more = json!({ "registry_image": variant.0, "ssh_key_mode": "none" });
+    let _ = vps.create(&daemon, "debian-ssh", more);
+    let told = host.wait_final(vps.id, SOON);
+    let message = told.message.unwrap_or_default();
+    assert_eq!(told.status, "failed");
+    assert!(
+        message.contains("refuses its settings") && message.contains("sshd_config"),
+        "{message}"
+    );
+    assert!(wait_until(SOON, || !container_exists(&vps.container())));
+}
+
+#[test]
 fn image_made_of_a_vps_does_not_let_its_former_owner_in() {
     let daemon = Daemon::start();
     let (former, owner) = (SshKey::new("former"), SshKey::new("owner"));
