@@ -349,6 +349,8 @@ fn vps_survives(end: fn(&mut OwnEngine)) {
     assert_eq!(daemon.task(vps.id)["status"], "running");
     assert_eq!(daemon.task(paused.id)["status"], "paused");
     for vps in [&vps, &paused] {
+        let restarts = || vps.state(&daemon)["restarts"].as_u64().unwrap();
+        assert!(wait_until(SOON, || restarts() > 0), "{:#}", daemon.task(vps.id));
         assert!(host.reports_of(vps.id).iter().all(|report| !report.is_final()));
         daemon.control("kill", vps.id).expect(200);
         assert!(wait_until(SOON * 2, || status(vps).is_none()));
