@@ -130,18 +130,16 @@ const SETS_UP: &str = "ls /usr/sbin/sshd 2>&- || true";
 fn installation_that_was_broken_off_is_done_again() {
     let daemon = Daemon::start();
     let key = SshKey::new("me");
-    let by_kill = |vps: &Vps| drop(docker(&["kill", &vps.container()]));
-    let by_restart = |vps: &Vps| {
-        vps.stop(&daemon);
-        vps.create_again(&daemon, "debian-repo");
-    };
-    let ends: [(&str, &dyn Fn(&Vps)); 3] =
-        [(UNPACKS, &by_kill), (SETS_UP, &by_kill), (UNPACKS, &by_restart)];
-    for (moment, end) in ends {
+    for (moment, is_killed) in [(UNPACKS, true), (SETS_UP, true), (UNPACKS, false)] {
         let vps = Vps::new();
         vps.create_with(&daemon, "debian-repo", "upload", Some(&key.public()));
         assert!(wait_until(SOON, || !vps.exec(moment).trim().is_empty()), "not met at work");
-        end(&vps);
+        if is_killed {
+            docker(&["kill", &vps.container()]);
+        } else {
+            vps.stop(&daemon);
+            vps.create_again(&daemon, "debian-repo");
+        }
         vps.wait_open(&daemon);
         let port = u16::try_from(vps.state(&daemon)["ssh_port"].as_u64().unwrap()).unwrap();
         let left = format!("root\nlogin-of-{}", vps.id);
