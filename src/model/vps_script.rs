@@ -36,7 +36,7 @@ pub fn setup_script(id: TaskId, login: &Login) -> String {
     };
     let mark = format!("mark=/etc/river-runner/login-of-{id}\n");
     format!(
-        "{FIND}{ADD}{mark}{LOGIN}{once} || fail 'the login could not be set up'\nset -- {rules}\n{START}"
+        "set -- {rules}\n{FIND}{ADD}{mark}{LOGIN}{once} || fail 'the login could not be set up'\n{START}"
     )
 }
 
