@@ -689,6 +689,10 @@ pub const TERMINAL_OPEN_DEADLINE: Duration = Duration::from_secs(10);
 
 // ── VPS ──────────────────────────────────────────────────────────────────────────────────────
 
+/// A line of `authorized_keys`, by `sshd(8)`: enough for a key of 16 kilobits. A longer one would not fit
+/// into the container's command either.
+pub const SSH_KEY_BYTES_MAX: usize = 8 * 1024;
+
 /// Creates that wait for their ids.
 pub const VPS_PENDING_MAX: usize = 64;
 /// How long one waits for a stop of its id, whose snapshot may be large: less than its caller,

@@ -32,7 +32,7 @@ pub fn create(node: &Arc<Node>, call: Call) -> Answer {
         Ok(spec) => spec,
         Err(invalid) => {
             // The host waits for a word of every id that it has sent.
-            let said: Vec<&str> = invalid.0.iter().map(|fault| fault.msg.as_str()).collect();
+            let said: Vec<String> = invalid.0.iter().map(ToString::to_string).collect();
             let _ = id.map(|id| create::reject(node, id, &said.join("; ")));
             return refused(invalid);
         }

@@ -107,7 +107,8 @@ fn registration(node: &Node, host: &Arc<Host>) -> Register {
 /// Also those that are over until the host knows (design law 6), one by one: by contract.
 fn running_tasks(node: &Node) -> Vec<u64> {
     let running = |record: &TaskRecord| record.counts_as_running().then_some(record.spec.id);
-    let mut ids = node.tasks.active(running);
+    let mut ids = vps::pending::ids(node);
+    ids.extend(node.tasks.active(running));
     // After those: a task that comes to its end between the two is in both, not in neither.
     ids.extend(node.tasks.untold());
     ids.sort_unstable();

@@ -13,7 +13,7 @@ use super::ids::TaskId;
 use super::phase::{Phase, Wanted};
 use super::placement::{Cpuset, Placement};
 use super::time::Stamp;
-use super::vps::{Vps, VpsState};
+use super::vps::{Door, Vps, VpsState};
 
 /// What a task is to run, as checked at the door.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -297,6 +297,8 @@ impl TaskRecord {
             self.reports.push(Report::Final);
         }
         self.phase = Phase::Ended;
+        // Its port may be another's already.
+        (self.vps.door, self.vps.ssh_port, self.vps.ssh_address) = (Door::None, 0, None);
         self.times.exited = self.times.exited.or(exited);
         self.times.recorded = Some(now);
         if self.container == ContainerTrace::None {

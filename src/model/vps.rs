@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::time::Stamp;
+use crate::limits::SSH_KEY_BYTES_MAX;
 
 /// What is asked of a VPS beyond what every task has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +47,8 @@ pub struct PublicKey(String);
 /// Why a text is no public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotAKey {
+    /// More bytes than sshd takes.
+    Long,
     /// More than one line.
     Lines,
     /// Not one of the known types. A private key looks so, too.
@@ -72,6 +75,9 @@ impl PublicKey {
     /// See [`NotAKey`].
     pub fn parse(text: &str) -> Result<PublicKey, NotAKey> {
         let text = text.trim();
+        if text.len() > SSH_KEY_BYTES_MAX {
+            return Err(NotAKey::Long);
+        }
         if text.contains(['\n', '\r']) {
             return Err(NotAKey::Lines);
         }
@@ -94,8 +100,8 @@ impl PublicKey {
     }
 }
 
-/// Whether `body` is base64 of something that begins with its type's name and goes on behind it
-/// (RFC 4253, section 6.6).
+/// Whether `body` is base64 of a key's parts, each with its length before it, of which the first is the
+/// type's name (RFC 4253, section 6.6). A key that was cut off is none.
 fn is_key_of(kind: &str, body: &str) -> bool {
     let unpadded = body.trim_end_matches('=');
     let is_whole = body.len().is_multiple_of(4) && body.len() - unpadded.len() <= 2;
@@ -103,14 +109,20 @@ fn is_key_of(kind: &str, body: &str) -> bool {
     if !is_whole || !unpadded.bytes().all(is_base64) {
         return false;
     }
-    let mut begin = Vec::from(u32::try_from(kind.len()).unwrap_or(0).to_be_bytes());
-    begin.extend(kind.as_bytes());
-    let decoded = decode_some(unpadded, begin.len() + 4);
-    decoded.len() == begin.len() + 4 && decoded.starts_with(&begin)
+    let decoded = decode(unpadded);
+    let mut parts = Vec::new();
+    let mut rest = decoded.as_slice();
+    while let Some((length, behind)) = rest.split_first_chunk() {
+        let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+        let Some((part, behind)) = behind.split_at_checked(length) else { return false };
+        parts.push(part);
+        rest = behind;
+    }
+    rest.is_empty() && parts.len() > 1 && parts[0] == kind.as_bytes()
 }
 
-/// The first `count` bytes of base64 without padding.
-fn decode_some(text: &str, count: usize) -> Vec<u8> {
+/// The bytes of base64 without padding.
+fn decode(text: &str) -> Vec<u8> {
     let value = |byte: u8| match byte {
         b'A'..=b'Z' => byte - b'A',
         b'a'..=b'z' => byte - b'a' + 26,
@@ -118,16 +130,13 @@ fn decode_some(text: &str, count: usize) -> Vec<u8> {
         b'+' => 62,
         _ => 63,
     };
-    let mut bytes = Vec::with_capacity(count);
+    let mut bytes = Vec::with_capacity(text.len());
     let (mut bits, mut held) = (0_u32, 0);
     for byte in text.bytes() {
         (bits, held) = (bits << 6 | u32::from(value(byte)), held + 6);
         if held >= 8 {
             held -= 8;
             bytes.push((bits >> held & 0xff) as u8);
-        }
-        if bytes.len() == count {
-            break;
         }
     }
     bytes
@@ -150,9 +159,10 @@ impl From<PublicKey> for String {
 impl fmt::Display for NotAKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            NotAKey::Long => write!(f, "must not have more than {SSH_KEY_BYTES_MAX} bytes"),
             NotAKey::Lines => f.write_str("must be one line"),
             NotAKey::Type => write!(f, "must begin with one of {}", KEY_TYPES.join(", ")),
-            NotAKey::Body => f.write_str("its second word must be the key in base64"),
+            NotAKey::Body => f.write_str("its second word must be the whole key in base64"),
             NotAKey::Comment => f.write_str("must not contain control characters"),
         }
     }
@@ -172,7 +182,8 @@ pub struct VpsState {
     pub told_port: Option<u16>,
     #[serde(default)]
     pub door: Door,
-    /// When an SSH server answered first.
+    /// When an SSH server answered first, so that somebody may have been in it. Of a record that was
+    /// lost: when it was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opened: Option<Stamp>,
     /// The snapshot it was made from.
@@ -263,9 +274,14 @@ mod test {
         assert_eq!(why(&format!("command=\"x\" {ED25519}")), NotAKey::Type);
         assert_eq!(why("ssh-ed25519"), NotAKey::Body);
         assert_eq!(why("ssh-ed25519 AAAA"), NotAKey::Body);
+        for cut in (24..ED25519.len()).step_by(4) {
+            assert_eq!(why(&ED25519[..cut]), NotAKey::Body, "{cut}");
+        }
+        assert_eq!(why(&format!("{ED25519}AAAA")), NotAKey::Body);
         assert_eq!(why(&ED25519.replace("ssh-ed25519 ", "ssh-rsa ")), NotAKey::Body);
         assert_eq!(why(&ED25519.replace('/', "'").replace("AAAAC3", "AAAA'3")), NotAKey::Body);
         assert_eq!(why(&format!("{ED25519}\n{ED25519}")), NotAKey::Lines);
         assert_eq!(why(&format!("{ED25519} a\u{1}b")), NotAKey::Comment);
+        assert_eq!(why(&format!("{ED25519} {}", "x".repeat(SSH_KEY_BYTES_MAX))), NotAKey::Long);
     }
 }

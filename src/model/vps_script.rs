@@ -22,7 +22,7 @@ pub fn setup_script(id: TaskId, login: &Login) -> String {
     let (rules, once) = match login {
         Login::Disabled => return format!("{IDLE}idle\n"),
         // Whoever had no sshd gets none.
-        Login::Kept => return format!("{IDLE}{FIND}find_sshd || idle\n{START}\n"),
+        Login::Kept => return format!("{IDLE}{FIND}find_sshd || idle\n{START}"),
         Login::Open => (
             "-p 22 -o PermitRootLogin=yes -o PasswordAuthentication=yes \
              -o PermitEmptyPasswords=yes -o UsePAM=no",
@@ -36,7 +36,7 @@ pub fn setup_script(id: TaskId, login: &Login) -> String {
     };
     let mark = format!("mark=/etc/river-runner/login-of-{id}\n");
     format!(
-        "{FIND}{ADD}{mark}{LOGIN}{once} || fail 'the login could not be set up'\n{START}{rules}\n"
+        "set -- {rules}\n{FIND}{ADD}{mark}{LOGIN}{once} || fail 'the login could not be set up'\n{START}"
     )
 }
 
@@ -64,7 +64,9 @@ find_sshd() {
 }
 "#;
 
-/// apt alone goes on trying, and alone says that lists it could not fetch are no failure.
+/// apt alone goes on trying, and alone says that lists it could not fetch are no failure. An installation
+/// that an end of the container has broken off leaves a mark, and is done again: an sshd may be there and
+/// not work. Whoever held the manager's locks is gone with the container's last run.
 const ADD: &str = r#"limited() {
     if has timeout; then timeout 300 "$@"; else "$@"; fi
 }
@@ -72,6 +74,7 @@ add_sshd() {
     if has apt-get; then
         say 'installing openssh-server with apt-get'
         export DEBIAN_FRONTEND=noninteractive
+        [ -z "$was_broken_off" ] || dpkg --configure -a >&2
         limited apt-get -q -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 \
             -o Acquire::Retries=1 update >&2
         apt-get -q -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 \
@@ -94,12 +97,20 @@ add_sshd() {
         zypper --non-interactive install openssh >&2
     elif has pacman; then
         say 'installing openssh with pacman'
+        rm -f /var/lib/pacman/db.lck
         pacman -Sy --noconfirm openssh >&2
     else
         fail 'the image has no sshd and none of apt-get, apk, dnf, microdnf, yum, zypper and pacman'
     fi
 }
-find_sshd || add_sshd || fail 'no sshd is in the image, and it could not be installed'
+adding=/etc/river-runner/adding-sshd
+was_broken_off=
+[ ! -e "$adding" ] || was_broken_off=yes
+if [ -n "$was_broken_off" ] || ! find_sshd; then
+    mkdir -p "${adding%/*}" && : >"$adding" || fail "$adding could not be written"
+    add_sshd || fail 'no sshd is in the image, and it could not be installed'
+    rm -f "$adding"
+fi
 find_sshd || fail 'no sshd is there after it was installed'
 "#;
 
@@ -161,11 +172,14 @@ put_line() {
 echo_line() { printf '%s\n' "$line"; }
 "#;
 
+/// sshd's arguments are the script's. One that would end at once says why before it is begun.
 const START: &str = r#"has ssh-keygen || fail 'the image has an sshd and no ssh-keygen for its host keys'
 ssh-keygen -A >&2 || fail 'no host keys could be made'
 mkdir -p /run/sshd && chmod 755 /run/sshd || fail '/run/sshd could not be made'
+"$sshd" -t "$@" >&2 || fail 'sshd refuses its settings'
 say "starting $sshd"
-exec "$sshd" -D -e "#;
+exec "$sshd" -D -e "$@"
+"#;
 
 #[cfg(test)]
 mod test {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::kit::{
-    Daemon, EngineProxy, FakeHost, SOON, Vps, container_exists, docker, inspect, wait_until,
+    Daemon, EngineProxy, FakeHost, SOON, SshKey, Vps, container_exists, docker, inspect, wait_until,
 };
 
 #[test]
@@ -85,6 +85,9 @@ fn create_whose_vps_the_host_has_ended_meanwhile_is_answered() {
 fn create_that_makes_no_sense_is_refused_and_the_host_is_told() {
     let host = FakeHost::start();
     let daemon = Daemon::builder().host(&host).start();
+    let key = SshKey::new("").public();
+    let cut = &key[..key.len() - 8];
+    let long = format!("{key} {}", "x".repeat(200_000));
     for (more, field) in [
         (json!({ "ssh_key_mode": "telnet" }), "ssh_key_mode"),
         (json!({ "ssh_key_mode": "upload" }), "ssh_public_key"),
@@ -93,12 +96,18 @@ fn create_that_makes_no_sense_is_refused_and_the_host_is_told() {
             "ssh_public_key",
         ),
         (json!({ "ssh_key_mode": "", "ssh_public_key": "a\nb" }), "ssh_public_key"),
+        // sshd would not know it.
+        (json!({ "ssh_key_mode": "upload", "ssh_public_key": cut }), "ssh_public_key"),
+        // No shell would start with it.
+        (json!({ "ssh_key_mode": "upload", "ssh_public_key": long }), "ssh_public_key"),
     ] {
         let vps = Vps::new();
         let refused = vps.create(&daemon, "busybox", more).expect(422);
         assert_eq!(refused.json["detail"][0]["loc"][1], field);
         let told = host.wait_final(vps.id, SOON);
         assert_eq!(told.status, "failed");
+        let message = told.message.unwrap_or_default();
+        assert!(message.starts_with(&format!("{field}: ")), "{message}");
         assert!(!container_exists(&vps.container()));
     }
 }

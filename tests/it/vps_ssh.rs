@@ -44,6 +44,8 @@ fn key_lets_its_owner_in_and_nobody_else() {
         daemon.control("kill", vps.id).expect(200);
         assert!(wait_until(SOON, || !container_exists(&vps.container())));
         assert!(wait_until(SOON, || is_free(port)));
+        let (state, door) = (vps.state(&daemon), ["ssh", "ssh_port", "ssh_address"]);
+        assert_eq!(door.map(|name| state[name].clone()), [json!("none"), json!(0), json!(null)]);
     }
 }
 
@@ -120,6 +122,32 @@ fn image_without_an_sshd_gets_one_from_its_package_manager_once() {
 }
 
 /// Sources that refuse, and one that takes the connection and never says a word.
+/// The package manager is at work: it unpacks, or has an sshd unpacked that is not set up.
+const UNPACKS: &str = "ls /var/lib/dpkg/updates";
+const SETS_UP: &str = "ls /usr/sbin/sshd 2>&- || true";
+
+#[test]
+fn installation_that_was_broken_off_is_done_again() {
+    let daemon = Daemon::start();
+    let key = SshKey::new("me");
+    for (moment, is_killed) in [(UNPACKS, true), (SETS_UP, true), (UNPACKS, false)] {
+        let vps = Vps::new();
+        vps.create_with(&daemon, "debian-repo", "upload", Some(&key.public()));
+        assert!(wait_until(SOON, || !vps.exec(moment).trim().is_empty()), "not met at work");
+        if is_killed {
+            docker(&["kill", &vps.container()]);
+        } else {
+            vps.stop(&daemon);
+            vps.create_again(&daemon, "debian-repo");
+        }
+        vps.wait_open(&daemon);
+        let port = u16::try_from(vps.state(&daemon)["ssh_port"].as_u64().unwrap()).unwrap();
+        let left = format!("root\nlogin-of-{}", vps.id);
+        assert_eq!(said(&key.ssh(port, "id -un; ls /etc/river-runner")), left);
+        daemon.control("kill", vps.id).expect(200);
+    }
+}
+
 #[test]
 fn package_manager_without_a_mirror_is_told_as_a_failure_in_time() {
     let host = FakeHost::start();
@@ -184,6 +212,24 @@ fn user_entrypoint_and_settings_of_the_image_do_not_matter() {
         vps.wait_open(&daemon);
         assert_eq!(said(&key.ssh(crate::kit::port_of(&created), "id -un")), "root", "{lines}");
     }
+}
+
+#[test]
+fn sshd_that_refuses_its_settings_is_told_as_a_failure() {
+    let host = FakeHost::start();
+    let daemon = node_of(&host);
+    let variant = Variant::of("debian-ssh", "RUN echo Nonsense >>/etc/ssh/sshd_config");
+    let vps = Vps::new();
+    let more = json!({ "registry_image": variant.0, "ssh_key_mode": "none" });
+    let _ = vps.create(&daemon, "debian-ssh", more);
+    let told = host.wait_final(vps.id, SOON);
+    let message = told.message.unwrap_or_default();
+    assert_eq!(told.status, "failed");
+    assert!(
+        message.contains("refuses its settings") && message.contains("sshd_config"),
+        "{message}"
+    );
+    assert!(wait_until(SOON, || !container_exists(&vps.container())));
 }
 
 #[test]

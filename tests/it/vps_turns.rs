@@ -1,6 +1,7 @@
 //! Creates, kills and stops of one VPS that follow each other closely, and the end of the runner in the
 //! middle of them: what a caller is told and what becomes of the VPS agree.
 
+use std::io::ErrorKind;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -135,6 +136,34 @@ fn kill_ends_a_create_that_waits_for_a_stop() {
     assert_eq!(daemon.wait_over(vps.id)["status"], "killed");
 }
 
+/// After so many heartbeats without it the host takes a task for lost (contract rule 10).
+const BEATS_MISSED_MAX: usize = 3;
+
+#[test]
+fn create_that_waits_for_a_long_stop_is_in_the_heartbeat() {
+    let (host, engine) = (FakeHost::start(), EngineProxy::start());
+    let daemon = Daemon::builder().host(&host).engine(&engine).start();
+    let vps = Vps::new();
+    create(&daemon, &vps).expect(200);
+    engine.on("POST", "/commit", Behaviour::Hang);
+    let stopping = post(&daemon, &format!("/api/vps/stop/{}", vps.id), json!({}));
+    engine.wait_held(1, SOON);
+    let is_listed = || host.beats().last().is_some_and(|b| b.running_tasks.contains(&vps.id));
+    assert!(wait_until(SOON, || !is_listed()));
+    // As the host's restart has it.
+    host.set_status(vps.id, "assigning");
+    let again = post_create(&daemon, &vps);
+    let begun = host.beats().len();
+    assert!(wait_until(SOON, || host.beats().len() > begun + BEATS_MISSED_MAX));
+    let beats = &host.beats()[begun + 1..];
+    assert!(beats.iter().all(|beat| beat.running_tasks.contains(&vps.id)), "{beats:#?}");
+    engine.clear();
+    engine.release();
+    stopping.join().unwrap().expect(200);
+    again.join().unwrap().expect(200);
+    assert!(runs(&vps));
+}
+
 #[test]
 fn second_stop_ends_a_create_that_waits_for_the_first() {
     let engine = EngineProxy::start();
@@ -243,10 +272,20 @@ fn create_at_any_moment_of_a_stop_runs_if_it_was_so_answered_and_only_then() {
     let mut answers = Vec::new();
     for millis in [0, 20, 60, 120, 200, 300, 450, 700, 1000] {
         let vps = Vps::new();
-        let caller = post_create(&daemon, &vps);
+        let (address, body) = (daemon.address(), vps.body("busybox", json!({})));
+        let caller =
+            thread::spawn(move || call(&address, "POST", "/api/vps/create", &[], Some(&body)));
         thread::sleep(Duration::from_millis(millis));
         stops_in_time(&mut daemon);
-        let answer = caller.join().unwrap();
+        let answer = match caller.join().unwrap() {
+            Ok(answer) => answer,
+            // On a loaded machine the caller may come when nobody is there any more.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                daemon.restart();
+                continue;
+            }
+            Err(error) => panic!("after {millis} ms: {error}"),
+        };
         daemon.restart();
         answers.push(answer.status);
         match answer.status {

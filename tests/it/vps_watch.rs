@@ -204,6 +204,7 @@ fn vps_whose_record_is_lost_is_found_by_its_container() {
     let key = SshKey::new("me");
     let port = vps.create_with(&daemon, "debian-ssh", "upload", Some(&key.public()));
     vps.wait_open(&daemon);
+    said(&key.ssh(port, "echo work >/root/file"));
     let told = host.reports_of(vps.id).len();
     daemon.stop();
     std::fs::remove_file(daemon.record_path(vps.id)).unwrap();
@@ -215,7 +216,7 @@ fn vps_whose_record_is_lost_is_found_by_its_container() {
     vps.stop(&daemon);
     let port = vps.create_again(&daemon, "debian-ssh");
     vps.wait_open(&daemon);
-    assert_eq!(said(&key.ssh(port, "id -un")), "root");
+    assert_eq!(said(&key.ssh(port, "cat /root/file")), "work");
     assert_eq!(vps.state(&daemon)["ssh_key_mode"], "upload");
 }
 
@@ -348,6 +349,8 @@ fn vps_survives(end: fn(&mut OwnEngine)) {
     assert_eq!(daemon.task(vps.id)["status"], "running");
     assert_eq!(daemon.task(paused.id)["status"], "paused");
     for vps in [&vps, &paused] {
+        let restarts = || vps.state(&daemon)["restarts"].as_u64().unwrap();
+        assert!(wait_until(SOON, || restarts() > 0), "{:#}", daemon.task(vps.id));
         assert!(host.reports_of(vps.id).iter().all(|report| !report.is_final()));
         daemon.control("kill", vps.id).expect(200);
         assert!(wait_until(SOON * 2, || status(vps).is_none()));

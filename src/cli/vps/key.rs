@@ -1,11 +1,12 @@
 //! The public key by which root gets into a new VPS.
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::fault::VpsFault;
 use crate::cli::failure::Failure;
+use crate::limits::SSH_KEY_BYTES_MAX;
 use crate::model::vps::PublicKey;
 
 /// In `~/.ssh`, in the order in which one is taken.
@@ -24,7 +25,10 @@ pub struct FoundKey {
 /// # Errors
 /// It can't be read or holds something else.
 pub fn read(path: &Path) -> Result<FoundKey, Failure> {
-    let text = fs::read_to_string(path)
+    let mut text = String::new();
+    // One byte more than a key may have tells one that is too long.
+    File::open(path)
+        .and_then(|file| file.take(SSH_KEY_BYTES_MAX as u64 + 1).read_to_string(&mut text))
         .map_err(|source| Failure::Unreadable { path: path.into(), source })?;
     match PublicKey::parse(&text) {
         Ok(key) => Ok(FoundKey { key, path: path.into() }),
@@ -51,6 +55,8 @@ pub fn own(home: Option<&Path>) -> Result<FoundKey, Failure> {
 
 #[cfg(test)]
 mod test {
+    use std::fs;
+
     use super::*;
 
     const KEY: &str =
@@ -76,5 +82,11 @@ mod test {
         fs::write(&file, "-----BEGIN OPENSSH PRIVATE KEY-----\n").unwrap();
         let said = read(&file).unwrap_err().to_string();
         assert!(said.contains("id_ed25519: is no public key"), "{said}");
+    }
+
+    #[test]
+    fn file_without_an_end_is_no_key() {
+        let said = read(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert!(said.contains("/dev/zero: is no public key"), "{said}");
     }
 }

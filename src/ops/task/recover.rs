@@ -15,6 +15,7 @@ use crate::model::ids::TaskId;
 use crate::model::phase::{Phase, Wanted};
 use crate::model::placement::Placement;
 use crate::model::task::{Command, ContainerTrace, Report, TaskRecord, TaskSpec, Times, Work};
+use crate::model::time::Stamp;
 use crate::model::vps::VpsState;
 use crate::ops::node::Exit;
 use crate::ops::{Node, network, snapshots, vps};
@@ -39,6 +40,8 @@ pub struct Stand {
     numa_node: Option<u16>,
     /// Of a VPS, the port at which it should be.
     ssh_port: Option<u16>,
+    /// Of a VPS, the start of the run that was looked at last.
+    running_since: Option<Stamp>,
 }
 
 impl Stand {
@@ -50,6 +53,7 @@ impl Stand {
             has_reports: !record.reports.is_empty(),
             numa_node: record.spec.placement.node(),
             ssh_port: record.spec.vps().map(|_| record.vps.ssh_port),
+            running_since: record.vps.running_since,
         }
     }
 }
@@ -118,8 +122,9 @@ pub fn reconcile(node: &Arc<Node>) -> Result<(), DockerError> {
             None => log::debug!("{:?} carries our label but not our name", container.names),
         }
     }
+    let engine_started = node.engine.started().map(Stamp::from);
     for stand in &stands {
-        compare(node, stand, found.remove(&stand.id).as_ref());
+        compare(node, stand, found.remove(&stand.id).as_ref(), engine_started);
     }
     remind(node);
     snapshots::sweep_soon(node);
@@ -132,7 +137,12 @@ pub fn reconcile(node: &Arc<Node>) -> Result<(), DockerError> {
     Ok(())
 }
 
-fn compare(node: &Arc<Node>, stand: &Stand, container: Option<&ContainerSummary>) {
+fn compare(
+    node: &Arc<Node>,
+    stand: &Stand,
+    container: Option<&ContainerSummary>,
+    engine_started: Option<Stamp>,
+) {
     let id = stand.id;
     match (stand.phase, container.map(|container| container.state)) {
         // By a commit, which thaws it again.
@@ -142,7 +152,11 @@ fn compare(node: &Arc<Node>, stand: &Stand, container: Option<&ContainerSummary>
             let is_so = container.is_some_and(|found| {
                 vps::watch::is_as_recorded(stand.phase, stand.ssh_port.unwrap_or(0), found)
             });
-            if !is_so {
+            // An Engine that was started since has perhaps started it again, at the same port.
+            let is_of_this_engine = stand
+                .running_since
+                .is_some_and(|since| engine_started.is_none_or(|started| since >= started));
+            if !is_so || !is_of_this_engine {
                 lock(&node.exits).entry(id).or_insert(Exit::Found);
                 node.lanes.raise(id);
             }
@@ -247,7 +261,7 @@ fn take_in(node: &Arc<Node>, id: TaskId, container: &ContainerSummary) {
     log::warn!("task {id}: not in the state directory; rebuilt from its container");
     metrics::RECORDS_REBUILT.up();
     node.outbox.notify(id);
-    compare(node, &stand, Some(container));
+    compare(node, &stand, Some(container), None);
 }
 
 /// Whether the record that is over is not that of this container: an id of a VPS is created again, and
@@ -262,6 +276,11 @@ fn is_of_another_create(node: &Node, id: TaskId, container: &ContainerSummary) -
 /// watched and reported.
 pub fn rebuilt(id: TaskId, essentials: Essentials) -> TaskRecord {
     let Essentials { accepted, image, work } = essentials;
+    let vps = match &work {
+        // Nobody here knows: so somebody may have been in it, and his work is not thrown away.
+        EssentialWork::Vps { .. } => VpsState { opened: Some(accepted), ..VpsState::default() },
+        EssentialWork::Command { .. } => VpsState::default(),
+    };
     TaskRecord {
         spec: TaskSpec {
             id,
@@ -292,7 +311,7 @@ pub fn rebuilt(id: TaskId, essentials: Essentials) -> TaskRecord {
         end_is_told: false,
         output_made: None,
         container: ContainerTrace::None,
-        vps: VpsState::default(),
+        vps,
         outcome: None,
         reports: Vec::new(),
         notes: Vec::new(),

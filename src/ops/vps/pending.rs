@@ -117,6 +117,12 @@ pub fn holds(node: &Node, id: TaskId) -> bool {
     lock(&node.vps.pending).0.contains_key(&id)
 }
 
+/// All ids of which a create waits. To the host they are at work: it takes a task that the heartbeat does
+/// not list for one that nobody has (contract rule 10).
+pub fn ids(node: &Node) -> Vec<TaskId> {
+    lock(&node.vps.pending).0.keys().copied().collect()
+}
+
 /// The id's last word is another one. Whether a create was waiting.
 pub fn end(node: &Node, id: TaskId, why: &str) -> bool {
     let ended = lock(&node.vps.pending).0.remove(&id);

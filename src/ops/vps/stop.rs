@@ -122,7 +122,7 @@ pub fn take_down(node: &Arc<Node>, record: &TaskRecord) -> Next {
         }
     };
     let wants = node.settings.auto_snapshot_on_stop && record.vps.saved_as.is_none();
-    let has_run = record.times.started.is_some();
+    let has_run = record.times.started.is_some() || record.vps.opened.is_some();
     let node = Arc::clone(node);
     Next::Then(
         Place::Patient,

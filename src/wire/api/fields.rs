@@ -4,6 +4,8 @@
 //! Leniency mirrors the contract: integers may be `5`, `"5"`, `5.0` or `true`; strings must be
 //! strings; unknown fields are ignored.
 
+use std::fmt;
+
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -19,6 +21,16 @@ pub struct Fault {
     pub input: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ctx: Option<Value>,
+}
+
+/// For whoever sees a text only: `FIELD: MSG`.
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.loc.get(1).and_then(Value::as_str) {
+            Some(field) => write!(f, "{field}: {}", self.msg),
+            None => f.write_str(&self.msg),
+        }
+    }
 }
 
 /// All faults of one request; never empty.
