@@ -1,7 +1,7 @@
 //! `shell`, at a terminal and in a pipe. Faults come from a runner made of paper.
 
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -231,6 +231,9 @@ fn keeper(attend: impl Fn(&mut Socket<'_>) + Send + Sync + 'static) -> FakeRunne
         } else {
             tell(&mut socket, &attached(0, 0));
             tell(&mut socket, &json!({"type": "output", "data": "on\u{e9}"}));
+            // Closed with something unread, the connection would take along what was said.
+            let _ = socket.get_ref().shutdown(Shutdown::Write);
+            listen(&mut socket);
         }
     })
 }
