@@ -66,17 +66,27 @@ find_sshd() {
 
 /// apt alone goes on trying, and alone says that lists it could not fetch are no failure. An installation
 /// that an end of the container has broken off leaves a mark, and is done again: an sshd may be there and
-/// not work. Whoever held the manager's locks is gone with the container's last run.
+/// not work. Whoever held the manager's locks is gone with the container's last run. dpkg does not go on
+/// with a package that was broken off while it was unpacked: that has to go before apt brings it again.
 const ADD: &str = r#"limited() {
     if has timeout; then timeout 300 "$@"; else "$@"; fi
+}
+mend_dpkg() {
+    dpkg --configure -a >&2 && return
+    dpkg-query -W -f '${db:Status-Eflag} ${binary:Package}\n' | while read -r flag package; do
+        [ "$flag" != reinstreq ] || dpkg --remove --force-remove-reinstreq --force-depends "$package" >&2
+    done
+    broken=--fix-broken
 }
 add_sshd() {
     if has apt-get; then
         say 'installing openssh-server with apt-get'
         export DEBIAN_FRONTEND=noninteractive
-        [ -z "$was_broken_off" ] || dpkg --configure -a >&2
+        broken=
+        [ -z "$was_broken_off" ] || mend_dpkg
         limited apt-get -q -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 \
             -o Acquire::Retries=1 update >&2
+        [ -z "$broken" ] || apt-get -q install -y --no-install-recommends $broken >&2
         apt-get -q -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 \
             -o Acquire::Retries=1 install -y --no-install-recommends openssh-server >&2
     elif has apk; then

@@ -149,6 +149,35 @@ fn installation_that_was_broken_off_is_done_again() {
 }
 
 #[test]
+fn installation_that_was_broken_off_within_a_package_is_done_again() {
+    // As a kill leaves it while dpkg unpacks a library that sshd needs.
+    const STATUS: &str = "/var/lib/dpkg/status";
+    let set = |package: &str, status: &str| {
+        format!("sed -i '/^Package: {package}$/,/^$/s/^Status: .*/Status: {status}/' {STATUS}")
+    };
+    let lines = [
+        "apt-get update".to_owned(),
+        "apt-get install -y --no-install-recommends openssh-server".to_owned(),
+        set("libbsd0", "install reinstreq half-installed"),
+        set("libedit2", "install ok unpacked"),
+        set("openssh-client", "install ok unpacked"),
+        set("openssh-server", "install ok unpacked"),
+        "mkdir -p /etc/river-runner".to_owned(),
+        ": >/etc/river-runner/adding-sshd".to_owned(),
+    ];
+    let variant = Variant::of("debian-repo", &format!("RUN {}", lines.join(" && ")));
+    let daemon = Daemon::start();
+    let (key, vps) = (SshKey::new("me"), Vps::new());
+    let more = json!({
+        "registry_image": variant.0, "ssh_key_mode": "upload", "ssh_public_key": key.public()
+    });
+    vps.create(&daemon, "debian-repo", more).expect(200);
+    vps.wait_open(&daemon);
+    let port = u16::try_from(vps.state(&daemon)["ssh_port"].as_u64().unwrap()).unwrap();
+    assert_eq!(said(&key.ssh(port, "id -un; dpkg --audit")), "root");
+}
+
+#[test]
 fn package_manager_without_a_mirror_is_told_as_a_failure_in_time() {
     let host = FakeHost::start();
     let daemon = node_of(&host);

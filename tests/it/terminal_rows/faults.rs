@@ -79,7 +79,8 @@ fn connection_that_the_engine_ends_before_the_shell_has_ended_is_an_error() {
     let daemon = Daemon::builder().engine(&engine).start();
     let id = running(&daemon, "sleep 600");
     let mut terminal = Terminal::open(&daemon, id);
-    terminal.enter("echo a''b\n");
+    // One that is left alone by its input's end.
+    terminal.enter("trap '' HUP; echo a''b; sleep 600\n");
     terminal.until("ab\r\n");
     engine.cut("POST /exec/*/start");
     let (message, code) = terminal.last_word();
