@@ -95,6 +95,8 @@ impl Inner {
             match (session.current.take(), outcome) {
                 // It is tried again when it is read; what hinders it is told then.
                 (Some(Scan { only_watch: true, .. }), _) => session.begin_one(),
+                // It was deleted while it was read, which is told as a change.
+                (Some(_), Err(Why::Refused(Errno::ENOENT))) => {}
                 (Some(scan), Err(why)) => session.note_unwatched(scan.path, why),
                 (Some(_), Ok(())) | (None, _) => {}
             }
