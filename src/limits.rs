@@ -522,6 +522,9 @@ pub const WATCH_POLL_EVERY: Duration = Duration::from_secs(2);
 pub const WATCH_POLL_DEPTH: usize = 3;
 pub const WATCH_POLL_REST_FACTOR: u32 = 9;
 
+/// A directory whose time has come, and that waits for others to be read, is looked at this often.
+pub const WATCH_POLL_LOOK_AGAIN: Duration = Duration::from_millis(500);
+
 /// Entries that are looked at in one such reading: about 2 MB, and a second where each takes 0.1 ms.
 pub const WATCH_POLL_ENTRIES_MAX: usize = 10_000;
 
@@ -682,6 +685,13 @@ pub const TERMINAL_START_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A start that has gone wrong is looked for so long, before its peer is told; then by its mark.
 pub const TERMINAL_UNSEEN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// So many looks of the clock are for shells that no terminal has, whenever there is a doubt: a start that
+/// was answered too late has its effect within them.
+pub const TERMINAL_LEFTOVER_LOOKS: usize = 3;
+
+/// A container that has made more control groups than these has its processes looked for among all.
+pub const CONTAINER_GROUPS_MAX: usize = 64;
 
 /// The Engine's answer to an exec's start: somebody sits in front of the screen, and most clients have
 /// given up by then.

@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getsid};
 
 use super::process::{PinFault, Process};
+use crate::limits::CONTAINER_GROUPS_MAX;
 
 /// A session, by the process that leads it. The leader is held: its number means this session as
 /// long as it lives or any member does, and after that it may pass on, which is noticed.
@@ -185,16 +186,13 @@ fn group_directory(root: &Path, groups: &str, container_id: &str) -> Option<Path
     })
 }
 
-/// A container that has made more groups than these is looked for among all processes.
-const GROUPS_MAX: usize = 64;
-
 /// The processes of a group and of those below it.
 fn listed(group: &Path) -> io::Result<Vec<i32>> {
     let (mut pids, mut groups) = (Vec::new(), vec![group.to_owned()]);
     let mut seen = 0;
     while let Some(group) = groups.pop() {
         seen += 1;
-        if seen > GROUPS_MAX {
+        if seen > CONTAINER_GROUPS_MAX {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         let numbers = fs::read_to_string(group.join("cgroup.procs"))?;
@@ -303,7 +301,7 @@ mod test {
             fs::write(group.join("cgroup.procs"), pids).unwrap();
         }
         assert_eq!(listed(dir.path()).unwrap(), [1, 2, 3]);
-        for number in 0..GROUPS_MAX {
+        for number in 0..CONTAINER_GROUPS_MAX {
             let group = dir.path().join(number.to_string());
             fs::create_dir(&group).unwrap();
             fs::write(group.join("cgroup.procs"), "").unwrap();

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
 use super::time::Stamp;
@@ -103,13 +104,7 @@ impl PublicKey {
 /// Whether `body` is base64 of a key's parts, each with its length before it, of which the first is the
 /// type's name (RFC 4253, section 6.6). A key that was cut off is none.
 fn is_key_of(kind: &str, body: &str) -> bool {
-    let unpadded = body.trim_end_matches('=');
-    let is_whole = body.len().is_multiple_of(4) && body.len() - unpadded.len() <= 2;
-    let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/';
-    if !is_whole || !unpadded.bytes().all(is_base64) {
-        return false;
-    }
-    let decoded = decode(unpadded);
+    let Ok(decoded) = BASE64.decode(body.as_bytes()) else { return false };
     let mut parts = Vec::new();
     let mut rest = decoded.as_slice();
     while let Some((length, behind)) = rest.split_first_chunk() {
@@ -119,27 +114,6 @@ fn is_key_of(kind: &str, body: &str) -> bool {
         rest = behind;
     }
     rest.is_empty() && parts.len() > 1 && parts[0] == kind.as_bytes()
-}
-
-/// The bytes of base64 without padding.
-fn decode(text: &str) -> Vec<u8> {
-    let value = |byte: u8| match byte {
-        b'A'..=b'Z' => byte - b'A',
-        b'a'..=b'z' => byte - b'a' + 26,
-        b'0'..=b'9' => byte - b'0' + 52,
-        b'+' => 62,
-        _ => 63,
-    };
-    let mut bytes = Vec::with_capacity(text.len());
-    let (mut bits, mut held) = (0_u32, 0);
-    for byte in text.bytes() {
-        (bits, held) = (bits << 6 | u32::from(value(byte)), held + 6);
-        if held >= 8 {
-            held -= 8;
-            bytes.push((bits >> held & 0xff) as u8);
-        }
-    }
-    bytes
 }
 
 impl TryFrom<String> for PublicKey {

@@ -76,19 +76,19 @@ mend_dpkg() {
     dpkg-query -W -f '${db:Status-Eflag} ${binary:Package}\n' | while read -r flag package; do
         [ "$flag" != reinstreq ] || dpkg --remove --force-remove-reinstreq --force-depends "$package" >&2
     done
-    broken=--fix-broken
+    is_broken=yes
 }
 add_sshd() {
     if has apt-get; then
         say 'installing openssh-server with apt-get'
         export DEBIAN_FRONTEND=noninteractive
-        broken=
+        is_broken=
         [ -z "$was_broken_off" ] || mend_dpkg
-        limited apt-get -q -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 \
-            -o Acquire::Retries=1 update >&2
-        [ -z "$broken" ] || apt-get -q install -y --no-install-recommends $broken >&2
-        apt-get -q -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 \
-            -o Acquire::Retries=1 install -y --no-install-recommends openssh-server >&2
+        set -- -q -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 -o Acquire::Retries=1
+        limited apt-get "$@" update >&2
+        set -- "$@" install -y --no-install-recommends
+        [ -z "$is_broken" ] || apt-get "$@" --fix-broken >&2
+        apt-get "$@" openssh-server >&2
     elif has apk; then
         say 'installing openssh with apk'
         limited apk add --no-cache openssh >&2

@@ -19,8 +19,8 @@ use super::snapshot::Snapshot;
 use super::state::State;
 use super::{Change, ChangeKind, Inner, Note, RemoteTrouble, RunJob};
 use crate::limits::{
-    SHARED_STORAGE_DEADLINE, WATCH_POLL_ENTRIES_MAX, WATCH_POLL_EVERY, WATCH_POLL_REST_FACTOR,
-    WATCH_POLLED_NODE_MAX, WATCH_POLLED_SESSION_MAX, WATCH_POLLS_AT_A_TIME,
+    SHARED_STORAGE_DEADLINE, WATCH_POLL_ENTRIES_MAX, WATCH_POLL_EVERY, WATCH_POLL_LOOK_AGAIN,
+    WATCH_POLL_REST_FACTOR, WATCH_POLLED_NODE_MAX, WATCH_POLLED_SESSION_MAX, WATCH_POLLS_AT_A_TIME,
 };
 use crate::machine::identity::Identity;
 use crate::metrics;
@@ -204,7 +204,7 @@ impl State {
         let is_held_up = self.reading_now() >= WATCH_POLLS_AT_A_TIME;
         let rest = next.saturating_duration_since(Instant::now());
         // One that waits for others is told silent by the same clock.
-        Some(if is_held_up || rest.is_zero() { rest.max(WATCH_POLL_EVERY / 4) } else { rest })
+        Some(if is_held_up || rest.is_zero() { rest.max(WATCH_POLL_LOOK_AGAIN) } else { rest })
     }
 
     fn reading_now(&self) -> usize {

@@ -206,7 +206,7 @@ pub(super) const HANG_UP: [Signal; 2] = [Signal::SIGHUP, Signal::SIGCONT];
 /// Ends sessions that are hung up: what has not ended when its grace is over is killed.
 pub(super) fn end(node: &Node, sessions: &[ProcessSession]) {
     // Asked anew each time: the runner may stop meanwhile.
-    let of_stop = |at_stop, else_| if node.stop.is_raised() { at_stop } else { else_ };
+    let of_stop = |at_stop, usual| if node.stop.is_raised() { at_stop } else { usual };
     let grace = || of_stop(TERMINAL_END_GRACE_AT_STOP, TERMINAL_END_GRACE);
     let patience = || of_stop(TERMINAL_KILL_PATIENCE_AT_STOP, TERMINAL_KILL_PATIENCE);
     let are_alive = || sessions.iter().any(ProcessSession::is_alive);

@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::named::{Key, Place};
 use super::turns::Turns;
+use crate::limits::TERMINAL_LEFTOVER_LOOKS;
 use crate::ops::Node;
 use crate::threads::lock;
 
@@ -26,9 +27,6 @@ pub struct Terminals {
     doubts: AtomicUsize,
 }
 
-/// A start that was answered too late has its effect within so many looks.
-const LOOKS_IN_DOUBT: usize = 3;
-
 impl Default for Terminals {
     fn default() -> Terminals {
         // Above every number of an earlier life: what has one of those is left over.
@@ -40,7 +38,7 @@ impl Default for Terminals {
             named: Mutex::default(),
             kept: AtomicUsize::new(0),
             turns: Turns::default(),
-            doubts: AtomicUsize::new(LOOKS_IN_DOUBT),
+            doubts: AtomicUsize::new(TERMINAL_LEFTOVER_LOOKS),
         }
     }
 }
@@ -53,7 +51,7 @@ impl Terminals {
 
     /// There may be, or come to be, a shell that nobody has.
     pub(super) fn doubt(&self) {
-        self.doubts.store(LOOKS_IN_DOUBT, Ordering::SeqCst);
+        self.doubts.store(TERMINAL_LEFTOVER_LOOKS, Ordering::SeqCst);
     }
 
     /// Whether to look once more.

@@ -53,13 +53,13 @@ pub fn ended(node: &Arc<Node>, record: &TaskRecord, exit: Exit) -> Next {
             None => "it ended without a word".to_owned(),
         };
         let message = format!("SSH could not be set up: {why}");
-        let why = Outcome { exit_code: Some(SETUP_FAILED_EXIT_CODE), ..failed(message) };
+        let outcome = Outcome { exit_code: Some(SETUP_FAILED_EXIT_CODE), ..failed(message) };
         return match node.engine.remove_container(&container.id, Removal::Forced, Volumes::Remove) {
             Err(error) if !error.is_missing() => {
                 note_refusal(id, "its container", &error);
                 when_the_engine_is_back(node, id, settle)
             }
-            _ => over(node, record, &why),
+            _ => over(node, record, &outcome),
         };
     }
     match container.state {
